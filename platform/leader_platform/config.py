@@ -35,6 +35,9 @@ class DataConfig(_Frozen):
         False, description="Drop visits without a procedure, as the published code's inner join does."
     )
     min_visits: int = Field(1, ge=1, description="Fewest kept visits of a patient; 1 keeps first-visit patients.")
+    max_history_visits: int = Field(
+        20, ge=0, description="Most recent earlier visits that a sample keeps; bounds the few patients with hundreds."
+    )
     min_code_count: int = Field(
         1, ge=1, description="Fewest training visits in which a code must appear to enter the vocabulary."
     )

@@ -1,0 +1,58 @@
+"""`leader`: the one command that drives the platform. Nothing here imports ray, torch or vllm; commands do when run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leader_cli import cluster
+from leader_cli.console import Settings, default_home, remarks
+from leader_platform.errors import RunError, UserError, find_cause
+
+app = typer.Typer(
+    name="leader",
+    help="Tune a language model to recommend medications, distill it into a small student, and serve both, on Ray.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(cluster.app, name="cluster")
+
+
+@app.callback()
+def global_options(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Option(help="Configuration file (YAML).")] = None,
+    recipe: Annotated[str, typer.Option(help="Named configuration to begin with.")] = "default",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: student.width=128.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Workspace for data and runs [LEADER_HOME, else ./workspace].")] = None,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster [RAY_ADDRESS].")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
+    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+) -> None:
+    context.obj = Settings(
+        home=(home or default_home()).absolute(),
+        config_file=config,
+        recipe=recipe,
+        overrides=tuple(overrides or ()),
+        address=address or os.environ.get("RAY_ADDRESS"),
+        as_json=as_json,
+        debug=debug,
+    )
+
+
+def main() -> None:
+    """Run the command; errors become one sentence, exit code 2 for bad input and 1 for a failed run."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except Exception as error:
+        cause = find_cause(error, (UserError, RunError))
+        if cause is None or debug:
+            raise
+        remarks.print(f"[red]Error:[/red] {cause}", markup=True)
+        sys.exit(2 if isinstance(cause, UserError) else 1)

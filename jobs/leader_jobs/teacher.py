@@ -1,0 +1,305 @@
+"""Stage `teacher`: tune a language model with LoRA and a medication head, and export what the other stages load.
+
+    samples --Ray Data: fit, tokenise--> token shards --Ray Train worker: bucket, step--> checkpoint --export--> teacher/
+
+The export holds `adapter/` (peft), `head.safetensors`, `merged/` (model and tokenizer, for vLLM and transformers) and
+the data set's vocabulary, titles and interactions, so that serving needs nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leader_jobs.training import DATASET_FILES, copy_dataset_files, require_finite, run_trainer, seed_everything
+from leader_platform import storage
+from leader_platform.artifacts import TEACHER, Run
+from leader_platform.config import LeaderConfig, PromptConfig, TeacherConfig
+from leader_platform.data.dataset import PreparedData
+from leader_platform.data.prompts import fit_prompt
+from leader_platform.data.records import PatientRecord
+from leader_platform.models.backbone import load_causal_lm, load_tokenizer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
+    from leader_platform.models.teacher import MedicationHead, Teacher
+
+HEAD_FILE = "head.safetensors"
+RECORD_COLUMNS = ["sample_id", "history", "diagnoses", "procedures", "gender", "age", "insurance", "language"]
+RECORD_COLUMNS += ["marital_status", "race"]
+
+
+class Tokenise:
+    """Ray Data stage: samples -> token ids that fit the model, with the labels' indices. One tokenizer a process."""
+
+    def __init__(self, data_uri: str, backbone: str, prompt: PromptConfig) -> None:
+        data = PreparedData(data_uri)
+        self.titles, self.vocabulary, self.prompt = data.titles, data.vocabulary, prompt
+        self.tokenizer = load_tokenizer(backbone)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        import pyarrow as pa
+
+        rows = batch.to_pylist()
+        fitted = [
+            fit_prompt(PatientRecord.from_sample(row), self.titles, self.prompt, self._tokens).token_ids for row in rows
+        ]
+        columns = {
+            "token_ids": pa.array(fitted, pa.list_(pa.int32())),
+            "label_indices": pa.array([self.vocabulary.labels(row["labels"]) for row in rows], pa.list_(pa.int32())),
+        }
+        return pa.table({"sample_id": batch["sample_id"], **columns})
+
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text).input_ids
+
+
+def train_teacher(
+    data: PreparedData, run: Run, config: LeaderConfig, key: str, resume: bool, say: Callable[[str], None]
+) -> None:
+    """Tune the teacher on the training split and write `teacher/`. Runs on the Ray that is connected."""
+    import ray
+
+    parts = data.sample_parts("train")
+    num_samples = data.manifest["splits"]["train"]["samples"]
+    total_steps = _total_steps(config.teacher, num_samples)
+    say(f"Tuning {config.teacher.backbone} with LoRA: {total_steps} steps on {num_samples} samples")
+    arguments = {"data": data.uri, "config": config.model_dump(mode="json"), "total_steps": total_steps}
+    tokens = ray.data.read_parquet(parts, columns=[*RECORD_COLUMNS, "labels"]).map_batches(
+        Tokenise,
+        fn_constructor_args=(data.uri, config.teacher.backbone, config.prompt),
+        batch_format="pyarrow",
+        batch_size=256,
+        num_cpus=0.5,
+        concurrency=1,
+    )
+    # Tokenised once and kept in the object store (which spills to disk): epochs read the same tokens again.
+    tokens = tokens.materialize()
+    checkpoint, metrics = run_trainer(
+        _worker, arguments, {"train": tokens}, run.path("training", TEACHER), config, config.teacher.num_workers, resume
+    )
+    say("Exporting the adapter, the head and the merged model")
+    about = {"backbone": config.teacher.backbone, "training": metrics, "medications": len(data.vocabulary.medications)}
+    with run.product(TEACHER, key, config, about) as directory, checkpoint.as_directory() as folder:
+        _export(Path(folder), directory, config.teacher, len(data.vocabulary.medications))
+        copy_dataset_files(data, directory, DATASET_FILES)
+    storage.remove(run.path("training", TEACHER))
+
+
+def _total_steps(config: TeacherConfig, num_samples: int) -> int:
+    samples_a_step = config.batch_size * config.gradient_accumulation * config.num_workers
+    steps = config.max_epochs * math.ceil(num_samples / samples_a_step)
+    return steps if config.max_steps is None else min(steps, config.max_steps)
+
+
+# --- in the Ray Train worker -----------------------------------------------------------------------------------------
+
+
+def _worker(arguments: dict[str, Any]) -> None:
+    """The training loop of one worker, top to bottom."""
+    import torch
+    from ray import train
+
+    config = LeaderConfig.model_validate(arguments["config"])
+    teacher, total_steps = config.teacher, arguments["total_steps"]
+    seed_everything(teacher.seed + train.get_context().get_world_rank())
+    model = _build(config, PreparedData(arguments["data"]))
+    optimizer, scheduler = _optimizer(model, teacher, total_steps)
+    step, epoch, skip = _restore(model, optimizer, scheduler)
+    trained = train.torch.prepare_model(model)
+    device = train.torch.get_device()
+    shard = train.get_dataset_shard("train")
+    padding_id = load_tokenizer(teacher.backbone).pad_token_id
+    losses: list[float] = []
+    num_tokens, started = 0, time.monotonic()
+    while step < total_steps:
+        for number, batch in enumerate(_accumulated_batches(shard, teacher, epoch)):
+            if number < skip:  # done before the interruption
+                continue
+            loss, tokens = _train_step(trained, batch, padding_id, device, optimizer, teacher)
+            scheduler.step()
+            step, num_tokens = step + 1, num_tokens + tokens
+            losses.append(require_finite(loss, "teacher", step))
+            if step % teacher.checkpoint_steps == 0 or step == total_steps:
+                rate = num_tokens / (time.monotonic() - started)
+                metrics = {"step": step, "epoch": epoch, "loss": sum(losses) / len(losses), "tokens_per_second": rate}
+                _report(metrics, model, optimizer, scheduler, {"step": step, "epoch": epoch, "skip": number + 1})
+                losses.clear()
+            if step == total_steps:
+                break
+        epoch, skip = epoch + 1, 0
+    torch.set_grad_enabled(True)
+
+
+def _build(config: LeaderConfig, data: PreparedData) -> Teacher:
+    import torch
+
+    from leader_platform.models.teacher import MedicationHead, Teacher, with_adapter
+
+    causal_lm = load_causal_lm(config.teacher.backbone, getattr(torch, config.teacher.dtype))
+    hidden_size = causal_lm.config.hidden_size
+    num_classes = len(data.vocabulary.medications)
+    if config.teacher.head_prior_bias:
+        head = MedicationHead.with_prior(hidden_size, class_frequency(data))
+    else:
+        head = MedicationHead(hidden_size, num_classes, bias=False, dtype=torch.float32)
+    return Teacher(with_adapter(causal_lm, config.teacher), head)
+
+
+def class_frequency(data: PreparedData) -> torch.Tensor:
+    """Share of training samples with each medication [medications]."""
+    import torch
+
+    counts = torch.zeros(len(data.vocabulary.medications))
+    labels = data.samples("train", ["labels"])["labels"].to_pylist()
+    for codes in labels:
+        counts[data.vocabulary.labels(codes)] += 1
+    return counts / max(1, len(labels))
+
+
+def _optimizer(model: Teacher, config: TeacherConfig, total_steps: int) -> tuple[Any, Any]:
+    import torch
+
+    adapter = [weight for weight in model.backbone.parameters() if weight.requires_grad]
+    groups = [
+        {"params": adapter, "lr": config.learning_rate},
+        {"params": list(model.head.parameters()), "lr": config.head_learning_rate},
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    warmup = max(1, round(config.warmup_fraction * total_steps))
+
+    def factor(step: int) -> float:
+        return min((step + 1) / warmup, max(0.0, (total_steps - step) / max(1, total_steps - warmup)))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _accumulated_batches(shard: Any, config: TeacherConfig, epoch: int) -> Iterator[list[list[dict[str, Any]]]]:
+    """An epoch's steps, each a list of batches. Rows come in windows; a window is sorted by length and cut into batches,
+    whose order is shuffled: little padding, and the same order for the same seed and epoch."""
+    import numpy as np
+
+    generator = np.random.default_rng([config.seed, epoch])
+    window_size = config.batch_size * config.bucket_batches
+    pending: list[list[dict[str, Any]]] = []
+    for window in shard.iter_batches(batch_size=window_size, batch_format="pyarrow", prefetch_batches=1):
+        rows = sorted(window.to_pylist(), key=lambda row: (len(row["token_ids"]), row["sample_id"]))
+        batches = [rows[at : at + config.batch_size] for at in range(0, len(rows), config.batch_size)]
+        for index in generator.permutation(len(batches)):
+            pending.append(batches[index])
+            if len(pending) == config.gradient_accumulation:
+                yield pending
+                pending = []
+    if pending:
+        yield pending
+
+
+def _train_step(
+    model: Any, batches: list[Any], padding_id: int, device: Any, optimizer: Any, config: TeacherConfig
+) -> tuple[float, int]:
+    """One optimiser step; returns the mean loss and the number of real tokens."""
+    import torch
+
+    from leader_platform.models.losses import recommendation_loss
+    from leader_platform.models.teacher import multi_hot, pad_tokens
+
+    num_classes = (model.module if hasattr(model, "module") else model).head.out_features
+    num_rows = sum(len(batch) for batch in batches)
+    total, num_tokens = 0.0, 0
+    for batch in batches:
+        tokens, mask = pad_tokens([row["token_ids"] for row in batch], padding_id)
+        labels = multi_hot([row["label_indices"] for row in batch], num_classes).to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.dtype == "bfloat16"):
+            _, logits = model(tokens.to(device), mask.to(device))
+        loss = recommendation_loss(logits.float(), labels) * len(batch) / num_rows
+        loss.backward()
+        total, num_tokens = total + float(loss), num_tokens + int(mask.sum())
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return total, num_tokens
+
+
+# --- checkpoints and export ------------------------------------------------------------------------------------------
+
+
+def _trainable(model: Teacher) -> dict[str, torch.Tensor]:
+    return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def _report(metrics: dict[str, Any], model: Teacher, optimizer: Any, scheduler: Any, place: dict[str, int]) -> None:
+    """Report to Ray Train, with a checkpoint of what is trained and where in the data the training stands."""
+    import torch
+    from ray import train
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = None
+        if train.get_context().get_world_rank() == 0:
+            weights = {name: weight.contiguous().clone() for name, weight in _trainable(model).items()}
+            save_file(weights, str(Path(folder, "trainable.safetensors")))
+            model.backbone.save_pretrained(str(Path(folder, "adapter")))
+            state = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "place": place}
+            torch.save(state, Path(folder, "progress.pt"))
+            checkpoint = train.Checkpoint.from_directory(folder)
+        train.report(metrics, checkpoint=checkpoint)
+
+
+def _restore(model: Teacher, optimizer: Any, scheduler: Any) -> tuple[int, int, int]:
+    """Continue from Ray Train's last checkpoint, if it has one: (step, epoch, steps of that epoch already done)."""
+    import torch
+    from ray import train
+    from safetensors.torch import load_file
+
+    checkpoint = train.get_checkpoint()
+    if checkpoint is None:
+        return 0, 0, 0
+    with checkpoint.as_directory() as folder:
+        weights = load_file(str(Path(folder, "trainable.safetensors")))
+        state = torch.load(Path(folder, "progress.pt"), weights_only=True)
+    for name, weight in _trainable(model).items():
+        weight.copy_(weights[name])
+    optimizer.load_state_dict(state["optimizer"])
+    scheduler.load_state_dict(state["scheduler"])
+    place = state["place"]
+    return place["step"], place["epoch"], place["skip"]
+
+
+def _export(checkpoint: Path, directory: str, config: TeacherConfig, num_classes: int) -> None:
+    """Write adapter, head, and the merged model with its tokenizer from a checkpoint."""
+    import pyarrow.fs as pafs
+    import torch
+    from peft import PeftModel
+    from safetensors.torch import load_file, save_file
+
+    causal_lm = load_causal_lm(config.backbone, torch.float32)
+    PeftModel.from_pretrained(causal_lm.get_decoder(), str(checkpoint / "adapter")).merge_and_unload()
+    weights = load_file(str(checkpoint / "trainable.safetensors"))
+    with tempfile.TemporaryDirectory() as folder:
+        head = {name.removeprefix("head."): weight for name, weight in weights.items() if name.startswith("head.")}
+        assert head["weight"].shape[0] == num_classes
+        save_file(head, str(Path(folder, HEAD_FILE)))
+        causal_lm.to(torch.bfloat16).save_pretrained(str(Path(folder, "merged")))
+        load_tokenizer(config.backbone).save_pretrained(str(Path(folder, "merged")))
+        (checkpoint / "adapter").rename(Path(folder, "adapter"))
+        target, path = storage.filesystem(directory)
+        pafs.copy_files(folder, path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=target)
+
+
+def load_head(directory: str) -> MedicationHead:
+    """The medication head of a `teacher/` directory, in float32."""
+    import torch
+    from safetensors.torch import load
+
+    from leader_platform.models.teacher import MedicationHead
+
+    weights = load(storage.read_bytes(storage.join(directory, HEAD_FILE)))
+    num_classes, hidden_size = weights["weight"].shape
+    head = MedicationHead(hidden_size, num_classes, bias="bias" in weights, dtype=torch.float32)
+    head.load_state_dict(weights)
+    return head

@@ -1,0 +1,73 @@
+"""A run directory: where each stage's product lies, and whether it is still what the configuration would make."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+from leader_platform import storage
+from leader_platform.config import LeaderConfig, to_yaml
+from leader_platform.errors import UserError
+
+# Each stage's product: a directory of the run.
+TEACHER, FEATURES, STUDENT, STUDENT_ALONE, EVALUATION = "teacher", "features", "student", "student_alone", "evaluation"
+STAGES = (TEACHER, FEATURES, STUDENT, STUDENT_ALONE, EVALUATION)
+_PACKAGES = ("leader-platform", "ray", "torch", "transformers", "peft")
+
+
+class Run:
+    """A run at a path or URI. Every product directory holds its own `manifest.json`: the stage's key, the configuration
+    used, when and with which versions, so that it explains itself wherever it is copied."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = storage.absolute(uri)
+
+    def path(self, *parts: str) -> str:
+        return storage.join(self.uri, *parts)
+
+    def has(self, stage: str) -> bool:
+        return storage.exists(self.path(stage, "manifest.json"))
+
+    def manifest(self, stage: str) -> dict[str, Any]:
+        """What a stage wrote about its product. `UserError` when it is missing or unreadable."""
+        path = self.path(stage, "manifest.json")
+        if not storage.exists(path):
+            raise UserError(f"The run {self.uri} has no {stage}; see `leader train --help` for the stage that makes it.")
+        try:
+            return dict(storage.read_json(path))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}); run the stage again with --force.") from None
+
+    def is_current(self, stage: str, key: str) -> bool:
+        """Whether the product is there and was made from the same inputs and settings, of which `key` is the digest."""
+        return self.has(stage) and self.manifest(stage).get("key") == key
+
+    @contextmanager
+    def product(self, stage: str, key: str, config: LeaderConfig, about: dict[str, Any]) -> Iterator[str]:
+        """A fresh directory to fill; at the end of the block its manifest is added and it becomes the stage's product.
+
+        `about` may be filled inside the block; it goes into the manifest, and so into whatever reads the product.
+        """
+        with storage.staged_directory(self.path(stage)) as staging:
+            yield staging
+            storage.write_bytes(storage.join(staging, "configuration.yaml"), to_yaml(config).encode())
+            manifest = {"stage": stage, "key": key, "finished_at": _now(), "versions": _versions(), **about}
+            storage.write_json(storage.join(staging, "manifest.json"), manifest)
+        self._update_overview()
+
+    def _update_overview(self) -> None:
+        """`manifest.json` of the run: one entry a product, taken from the products themselves."""
+        stages = {stage: self.manifest(stage) for stage in STAGES if self.has(stage)}
+        storage.write_json(self.path("manifest.json"), {"format_version": 1, "stages": stages})
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}

@@ -1,0 +1,99 @@
+"""The text that the teacher reads, after the paper's template (FIELD.md), and its fitting into a number of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from leader_platform.config import PromptConfig
+from leader_platform.data.records import PatientRecord, Visit
+
+_SEX = {"F": "female", "M": "male"}
+
+
+def render_prompt(record: PatientRecord, titles: Mapping[str, str], config: PromptConfig) -> str:
+    """The prompt of a record with as many of its last history visits as `config` allows.
+
+    A visit that is told keeps its number in the patient's whole history. A code without a title speaks for itself.
+    The current visit shows diagnoses and procedures only; its medications are the question.
+    """
+    told = record.history[max(0, len(record.history) - config.history_visits) :]
+    first_number = len(record.history) - len(told) + 1
+    parts = [_profile_sentence(record.profile)] if config.profile else []
+    parts.append(f"The patient has {len(record.history)} times ICU visits.")
+    for number, visit in enumerate(told, start=first_number):
+        drugs = _titles(visit.medications, titles)
+        parts.append(f"In the {number} visit, the patient had {_conditions(visit, titles)} The patient was prescribed drugs: {drugs}.")
+    parts.append(f"In this visit, the patient has {_conditions(record.current, titles)}")
+    parts.append("Then, the patient should be prescribed:")
+    return " ".join(part for part in parts if part)
+
+
+def _conditions(visit: Visit, titles: Mapping[str, str]) -> str:
+    return f"diagnosis: {_titles(visit.diagnoses, titles)}; procedures: {_titles(visit.procedures, titles)}."
+
+
+def _titles(codes: Sequence[str], titles: Mapping[str, str]) -> str:
+    return ", ".join(titles.get(code) or code.split(":", 1)[-1] for code in codes) or "none"
+
+
+def _profile_sentence(profile: Mapping[str, Any]) -> str:
+    sex = _SEX.get(str(profile.get("gender", "")).upper(), "")
+    age = profile.get("age")
+    if age is None and not sex:
+        return ""
+    described = " ".join(filter(None, [f"{int(age)}-year-old" if age is not None else "", sex or "person"]))
+    return f"The patient is {'an' if described[0] in '8' else 'a'} {described}."
+
+
+@dataclass(frozen=True)
+class FittedPrompt:
+    """A prompt that fits, its tokens, and what had to be left out of it."""
+
+    text: str
+    token_ids: list[int]
+    dropped_visits: int
+    dropped_codes: int
+
+    @property
+    def truncated(self) -> bool:
+        return bool(self.dropped_visits or self.dropped_codes)
+
+
+def fit_prompt(
+    record: PatientRecord, titles: Mapping[str, str], config: PromptConfig, tokenize: Callable[[str], list[int]]
+) -> FittedPrompt:
+    """The longest prompt of at most `config.max_tokens` tokens: the oldest told visit goes first (FIELD, defect 3), and
+    only when none is left the last-listed, least important, codes of the current visit, procedures before diagnoses."""
+    most = min(config.history_visits, len(record.history))
+    for history_visits in range(most, -1, -1):
+        text = render_prompt(record, titles, config.model_copy(update={"history_visits": history_visits}))
+        token_ids = tokenize(text)
+        if len(token_ids) <= config.max_tokens:
+            return FittedPrompt(text, token_ids, most - history_visits, 0)
+    return _fit_current(record, titles, config.model_copy(update={"history_visits": 0}), tokenize, most)
+
+
+def _fit_current(
+    record: PatientRecord,
+    titles: Mapping[str, str],
+    config: PromptConfig,
+    tokenize: Callable[[str], list[int]],
+    dropped_visits: int,
+) -> FittedPrompt:
+    """Bisection for the most codes of the current visit that fit."""
+    codes = [("diagnoses", code) for code in record.current.diagnoses]
+    codes += [("procedures", code) for code in record.current.procedures]
+
+    def attempt(num_codes: int) -> FittedPrompt:
+        kept = codes[:num_codes]
+        kinds = {kind: tuple(code for of, code in kept if of == kind) for kind in ("diagnoses", "procedures")}
+        text = render_prompt(replace(record, current=Visit(**kinds)), titles, config)
+        return FittedPrompt(text, tokenize(text), dropped_visits, len(codes) - num_codes)
+
+    fits, too_many = 0, len(codes)
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        fits, too_many = (middle, too_many) if len(attempt(middle).token_ids) <= config.max_tokens else (fits, middle)
+    return attempt(fits)

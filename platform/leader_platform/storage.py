@@ -1,0 +1,159 @@
+"""Files by path or URI (`s3://`, `gs://`, local), always through `pyarrow.fs`, and always whole: a reader never meets
+half a file or half a directory.
+
+Local files are written beside their place and renamed onto it. An object store shows an object only when its upload
+ended, so there the plain write is already whole; a directory is whole when its manifest, written last, is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs as pafs
+
+from leader_platform.errors import UserError
+
+
+def is_remote(uri: str) -> bool:
+    """Whether `uri` names another store than this machine's files."""
+    return "://" in uri and not uri.startswith("file://")
+
+
+def absolute(uri: str) -> str:
+    """A URI as it is; a local path made absolute, so that it means the same in every process."""
+    return uri.rstrip("/") if is_remote(uri) else str(Path(uri.removeprefix("file://")).absolute())
+
+
+def join(uri: str, *parts: str) -> str:
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of `uri` and the path within it. Raises `UserError` for a scheme that pyarrow does not know."""
+    try:
+        return pafs.FileSystem.from_uri(uri) if is_remote(uri) else (pafs.LocalFileSystem(), absolute(uri))
+    except (pa.ArrowInvalid, ValueError) as error:
+        raise UserError(f"{uri} is not a path or URI that can be opened ({error}); use a path, s3:// or gs://.") from None
+
+
+def exists(uri: str) -> bool:
+    file_system, path = filesystem(uri)
+    return file_system.get_file_info(path).type != pafs.FileType.NotFound
+
+
+def list_files(uri: str, suffix: str = "", recursive: bool = False) -> list[str]:
+    """The files below a directory as full paths or URIs, sorted; empty when there is no such directory."""
+    file_system, path = filesystem(uri)
+    infos = file_system.get_file_info(pafs.FileSelector(path, allow_not_found=True, recursive=recursive))
+    prefix = uri[: uri.index("://") + 3] if is_remote(uri) else ""
+    return sorted(prefix + i.path for i in infos if i.type == pafs.FileType.File and i.path.endswith(suffix))
+
+
+def read_bytes(uri: str) -> bytes:
+    file_system, path = filesystem(uri)
+    with file_system.open_input_stream(path) as stream:
+        return stream.read()
+
+
+def read_json(uri: str) -> Any:
+    return json.loads(read_bytes(uri))
+
+
+def read_parquet(uri: str, columns: list[str] | None = None) -> pa.Table:
+    file_system, path = filesystem(uri)
+    return pq.read_table(path, columns=columns, filesystem=file_system)
+
+
+@contextmanager
+def _whole_file(uri: str) -> Iterator[tuple[pafs.FileSystem, str]]:
+    """Where to write a file so that it appears at `uri` only once it is whole."""
+    file_system, path = filesystem(uri)
+    if is_remote(uri):
+        yield file_system, path
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    unfinished = f"{path}.{uuid.uuid4().hex[:8]}.unfinished"
+    try:
+        yield file_system, unfinished
+        os.replace(unfinished, path)
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    with _whole_file(uri) as (file_system, path), file_system.open_output_stream(path) as stream:
+        stream.write(data)
+
+
+def write_json(uri: str, value: Any) -> None:
+    write_bytes(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_parquet(uri: str, table: pa.Table) -> None:
+    with _whole_file(uri) as (file_system, path):
+        pq.write_table(table, path, filesystem=file_system, compression="zstd")
+
+
+def remove(uri: str) -> None:
+    """Delete a file or a directory with all in it, if it is there."""
+    file_system, path = filesystem(uri)
+    kind = file_system.get_file_info(path).type
+    if kind == pafs.FileType.Directory:
+        file_system.delete_dir(path)
+    elif kind == pafs.FileType.File:
+        file_system.delete_file(path)
+
+
+def publish(staging: str, final: str) -> None:
+    """Put the finished directory `staging` in the place of `final`; a crash leaves the old one, the new one, or (remote
+    only, where directories cannot be renamed) a new one whose manifest is not there yet."""
+    if is_remote(final):
+        source, source_path = filesystem(staging)
+        target, target_path = filesystem(final)
+        remove(final)
+        pafs.copy_files(source_path, target_path, source_filesystem=source, destination_filesystem=target)
+        remove(staging)
+        return
+    retired = Path(f"{final}.{uuid.uuid4().hex[:8]}.retired")
+    if Path(final).exists():
+        os.replace(final, retired)
+    Path(final).parent.mkdir(parents=True, exist_ok=True)
+    os.replace(staging, final)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+@contextmanager
+def staged_directory(final: str) -> Iterator[str]:
+    """A fresh directory to fill, which takes the place of `final` when the block ends well and is removed when not."""
+    staging = f"{final}.unfinished-{uuid.uuid4().hex[:8]}"
+    if not is_remote(final):
+        Path(staging).mkdir(parents=True)
+    try:
+        yield staging
+        publish(staging, final)
+    except BaseException:
+        remove(staging)
+        raise
+
+
+@contextmanager
+def local_copy(uri: str) -> Iterator[Path]:
+    """A directory as local files, for libraries that read only those; a download when `uri` is remote."""
+    if not is_remote(uri):
+        yield Path(absolute(uri))
+        return
+    import tempfile
+
+    file_system, path = filesystem(uri)
+    with tempfile.TemporaryDirectory() as folder:
+        pafs.copy_files(path, folder, source_filesystem=file_system, destination_filesystem=pafs.LocalFileSystem())
+        yield Path(folder)
