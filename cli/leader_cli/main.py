@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from leader_cli import cluster
+from leader_cli import cluster, data, quickstart, recommend, serve, train
 from leader_cli.console import Settings, default_home, remarks
 from leader_platform.errors import RunError, UserError, find_cause
 
@@ -20,7 +20,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("quickstart")(quickstart.quickstart)
+app.add_typer(data.app, name="data")
+app.command("train")(train.train)
+app.command("evaluate")(train.evaluate)
 app.add_typer(cluster.app, name="cluster")
+app.add_typer(serve.app, name="serve")
+app.command("recommend")(recommend.recommend)
 
 
 @app.callback()
@@ -29,7 +35,9 @@ def global_options(
     config: Annotated[Path | None, typer.Option(help="Configuration file (YAML).")] = None,
     recipe: Annotated[str, typer.Option(help="Named configuration to begin with.")] = "default",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: student.width=128.")] = None,
-    home: Annotated[Path | None, typer.Option(help="Workspace for data and runs [LEADER_HOME, else ./workspace].")] = None,
+    home: Annotated[
+        Path | None, typer.Option(help="Workspace for data and runs [LEADER_HOME, else ./workspace].")
+    ] = None,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster [RAY_ADDRESS].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
     debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
@@ -45,11 +53,22 @@ def global_options(
     )
 
 
+@app.command("config")
+def show_config(context: typer.Context) -> None:
+    """Print the whole configuration as YAML: the recipe, the file's changes and every --set."""
+    from leader_platform.config import to_yaml
+
+    typer.echo(to_yaml(context.obj.config()).rstrip())
+
+
 def main() -> None:
     """Run the command; errors become one sentence, exit code 2 for bad input and 1 for a failed run."""
     debug = "--debug" in sys.argv
     try:
         app()
+    except KeyboardInterrupt:
+        remarks.print("Interrupted.")
+        sys.exit(130)
     except Exception as error:
         cause = find_cause(error, (UserError, RunError))
         if cause is None or debug:

@@ -24,8 +24,9 @@ from leader_platform.data.dataset import FORMAT_VERSION, TITLE_SCHEMA
 from leader_platform.data.drugs import DrugMap, atc_class_names, class_names_from_terminology
 from leader_platform.data.interactions import package_interactions, terminology_interactions
 from leader_platform.data.raw import RawTable
+from leader_platform.data.records import KINDS
 from leader_platform.data.samples import SPLITS, samples
-from leader_platform.data.vocabulary import Vocabulary, count_values, fit_vocabulary
+from leader_platform.data.vocabulary import SPECIAL, Vocabulary, count_values, fit_vocabulary
 from leader_platform.errors import UserError
 
 PATIENT_TABLES = ("patients", "admissions", "diagnoses", "procedures", "medications")
@@ -50,14 +51,24 @@ class _Cohort:
     split: dict[int, str] = field(default_factory=dict)
 
 
+def check(arguments: PrepareArguments) -> dict[str, RawTable]:
+    """The raw tables, found and their headers checked. Needs no Ray, so that a wrong path is told at once.
+
+    Raises `UserError` for an unknown source, a missing or empty table, a missing column, an unusable terminology.
+    """
+    if arguments.source != "mimic4":
+        raise UserError(f"--source {arguments.source!r} is not known; the sources are: mimic4.")
+    if arguments.terminology:
+        DrugMap.from_terminology(arguments.terminology)
+    return mimic4.open_tables(arguments.raw)
+
+
 def prepare(arguments: PrepareArguments, config: LeaderConfig, say: Callable[[str], None]) -> dict[str, Any]:
     """Write a prepared data set to `arguments.out` and return its manifest. Runs on the Ray that is connected.
 
     Raises `UserError` for missing or damaged tables and for cohorts too small to split; then nothing is written.
     """
-    if arguments.source != "mimic4":
-        raise UserError(f"--source {arguments.source!r} is not known; the sources are: mimic4.")
-    tables = mimic4.open_tables(arguments.raw)
+    tables = check(arguments)
     drugs = DrugMap.from_terminology(arguments.terminology) if arguments.terminology else DrugMap.from_package()
     with storage.staged_directory(arguments.out) as staging:
         events_directory = storage.join(staging, "events")
@@ -68,12 +79,14 @@ def prepare(arguments: PrepareArguments, config: LeaderConfig, say: Callable[[st
         values = _count_values(num_shards, found, staging)
         vocabulary = fit_vocabulary(values["train"], config.data.min_code_count)
         storage.write_json(storage.join(staging, "vocabulary.json"), vocabulary.model_dump())
-        titles, warnings = _write_titles(events_directory, sum(values.values(), Counter()), arguments, staging)
+        every_value = sum(values.values(), Counter())
+        titles, warnings = _write_titles(events_directory, every_value, arguments, staging)
         storage.write_parquet(storage.join(staging, "interactions.parquet"), _interactions(arguments.terminology))
         say(f"Writing samples: {len(vocabulary.medications)} medications in the training vocabulary")
         sample_tally = _write_samples(num_shards, found, vocabulary, titles, config, staging)
         storage.remove(events_directory)
-        manifest = _manifest(arguments, config, found, vocabulary, sample_tally)
+        manifest = _manifest(arguments, config, found.tally + sample_tally, found.split, every_value)
+        manifest["vocabulary"] = {kind: len(codes) - len(SPECIAL) for kind, codes in vocabulary.codes.items()}
         manifest |= {"drug_mapping_source": drugs.source, "inputs": checksums, "warnings": warnings}
         manifest["fingerprint"] = fingerprint(manifest)
         storage.write_json(storage.join(staging, "manifest.json"), manifest)
@@ -212,7 +225,11 @@ def _write_titles(
     rows = {"code": list(titles), "title": list(titles.values())}
     storage.write_parquet(storage.join(staging, "titles.parquet"), pa.table(rows, schema=TITLE_SCHEMA))
     untitled = [code for code in used.to_pylist() if code not in titles]
-    warnings = [f"{len(untitled)} codes have no title and stand as codes in prompts, such as {untitled[0]}."] if untitled else []
+    warnings = (
+        [f"{len(untitled)} codes have no title and stand as codes in prompts, such as {untitled[0]}."]
+        if untitled
+        else []
+    )
     return titles, warnings
 
 
@@ -262,13 +279,13 @@ def _write_samples(
 
 
 def _manifest(
-    arguments: PrepareArguments, config: LeaderConfig, found: _Cohort, vocabulary: Vocabulary, sample_tally: Counter
+    arguments: PrepareArguments, config: LeaderConfig, tally: Counter, split: dict[int, str], values: Counter
 ) -> dict[str, Any]:
-    """What was done and what it left out, JSON-able. Paths are told, but not part of the data set's fingerprint."""
-    tally = found.tally + sample_tally
+    """What was done and what it left out, JSON-able."""
     unmapped = Counter({key[1]: count for key, count in tally.items() if key[0] == "unmapped"})
-    patients = Counter(found.split.values())
+    patients = Counter(split.values())
     window = config.data.label_window_hours
+    num_visits = tally[("flow", cohort.FLOW[-1])]
     return {
         "format_version": FORMAT_VERSION,
         "source": arguments.source,
@@ -285,7 +302,10 @@ def _manifest(
             }
             for name in SPLITS
         },
-        "vocabulary": {kind: len(codes) for kind, codes in vocabulary.codes.items()},
+        "distinct_codes": {kind: sum(key[0] == kind for key in values) for kind in KINDS},
+        "mean_codes_per_visit": {
+            kind: sum(count for key, count in values.items() if key[0] == kind) / num_visits for kind in KINDS
+        },
         "coverage": {
             "prescription_rows": tally[("prescription rows",)],
             "mapped_rows": tally[("mapped prescription rows",)],

@@ -1,6 +1,6 @@
 """Stage `teacher`: tune a language model with LoRA and a medication head, and export what the other stages load.
 
-    samples --Ray Data: fit, tokenise--> token shards --Ray Train worker: bucket, step--> checkpoint --export--> teacher/
+    samples --Ray Data: fit, tokenise--> tokens --Ray Train: bucket, step--> checkpoint --export--> teacher/
 
 The export holds `adapter/` (peft), `head.safetensors`, `merged/` (model and tokenizer, for vLLM and transformers) and
 the data set's vocabulary, titles and interactions, so that serving needs nothing else.
@@ -15,49 +15,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leader_jobs.training import DATASET_FILES, copy_dataset_files, require_finite, run_trainer, seed_everything
+from leader_jobs.tokens import SAMPLE_COLUMNS, Tokenise
+from leader_jobs.training import DATASET_FILES, copy_dataset_files, report, require_finite, run_trainer, seed_everything
 from leader_platform import storage
 from leader_platform.artifacts import TEACHER, Run
-from leader_platform.config import LeaderConfig, PromptConfig, TeacherConfig
+from leader_platform.config import LeaderConfig, TeacherConfig
 from leader_platform.data.dataset import PreparedData
-from leader_platform.data.prompts import fit_prompt
-from leader_platform.data.records import PatientRecord
 from leader_platform.models.backbone import load_causal_lm, load_tokenizer
 
+TRAINABLE_FILE = "trainable.safetensors"
+
 if TYPE_CHECKING:
-    import pyarrow as pa
     import torch
 
-    from leader_platform.models.teacher import MedicationHead, Teacher
-
-HEAD_FILE = "head.safetensors"
-RECORD_COLUMNS = ["sample_id", "history", "diagnoses", "procedures", "gender", "age", "insurance", "language"]
-RECORD_COLUMNS += ["marital_status", "race"]
-
-
-class Tokenise:
-    """Ray Data stage: samples -> token ids that fit the model, with the labels' indices. One tokenizer a process."""
-
-    def __init__(self, data_uri: str, backbone: str, prompt: PromptConfig) -> None:
-        data = PreparedData(data_uri)
-        self.titles, self.vocabulary, self.prompt = data.titles, data.vocabulary, prompt
-        self.tokenizer = load_tokenizer(backbone)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        import pyarrow as pa
-
-        rows = batch.to_pylist()
-        fitted = [
-            fit_prompt(PatientRecord.from_sample(row), self.titles, self.prompt, self._tokens).token_ids for row in rows
-        ]
-        columns = {
-            "token_ids": pa.array(fitted, pa.list_(pa.int32())),
-            "label_indices": pa.array([self.vocabulary.labels(row["labels"]) for row in rows], pa.list_(pa.int32())),
-        }
-        return pa.table({"sample_id": batch["sample_id"], **columns})
-
-    def _tokens(self, text: str) -> list[int]:
-        return self.tokenizer(text).input_ids
+    from leader_platform.models.teacher import Teacher
 
 
 def train_teacher(
@@ -71,21 +42,28 @@ def train_teacher(
     total_steps = _total_steps(config.teacher, num_samples)
     say(f"Tuning {config.teacher.backbone} with LoRA: {total_steps} steps on {num_samples} samples")
     arguments = {"data": data.uri, "config": config.model_dump(mode="json"), "total_steps": total_steps}
-    tokens = ray.data.read_parquet(parts, columns=[*RECORD_COLUMNS, "labels"]).map_batches(
+    tokens = ray.data.read_parquet(parts, columns=SAMPLE_COLUMNS).map_batches(
         Tokenise,
         fn_constructor_args=(data.uri, config.teacher.backbone, config.prompt),
         batch_format="pyarrow",
         batch_size=256,
         num_cpus=0.5,
-        concurrency=1,
+        compute=ray.data.ActorPoolStrategy(size=1),
     )
     # Tokenised once and kept in the object store (which spills to disk): epochs read the same tokens again.
     tokens = tokens.materialize()
-    checkpoint, metrics = run_trainer(
-        _worker, arguments, {"train": tokens}, run.path("training", TEACHER), config, config.teacher.num_workers, resume
+    checkpoint, history = run_trainer(
+        _worker,
+        arguments,
+        {"train": tokens},
+        run.path("training", TEACHER),
+        config,
+        config.teacher.num_workers,
+        resume,
+        say,
     )
     say("Exporting the adapter, the head and the merged model")
-    about = {"backbone": config.teacher.backbone, "training": metrics, "medications": len(data.vocabulary.medications)}
+    about = {"backbone": config.teacher.backbone, "training": history, "medications": len(data.vocabulary.medications)}
     with run.product(TEACHER, key, config, about) as directory, checkpoint.as_directory() as folder:
         _export(Path(folder), directory, config.teacher, len(data.vocabulary.medications))
         copy_dataset_files(data, directory, DATASET_FILES)
@@ -103,7 +81,6 @@ def _total_steps(config: TeacherConfig, num_samples: int) -> int:
 
 def _worker(arguments: dict[str, Any]) -> None:
     """The training loop of one worker, top to bottom."""
-    import torch
     from ray import train
 
     config = LeaderConfig.model_validate(arguments["config"])
@@ -128,13 +105,14 @@ def _worker(arguments: dict[str, Any]) -> None:
             losses.append(require_finite(loss, "teacher", step))
             if step % teacher.checkpoint_steps == 0 or step == total_steps:
                 rate = num_tokens / (time.monotonic() - started)
-                metrics = {"step": step, "epoch": epoch, "loss": sum(losses) / len(losses), "tokens_per_second": rate}
-                _report(metrics, model, optimizer, scheduler, {"step": step, "epoch": epoch, "skip": number + 1})
+                told = {"step": step, "epoch": epoch, "loss": sum(losses) / len(losses), "tokens_per_second": rate}
+                place = {"step": step, "epoch": epoch, "skip": number + 1}
+                with tempfile.TemporaryDirectory() as folder:
+                    report(arguments, told, _checkpoint(Path(folder), model, optimizer, scheduler, place))
                 losses.clear()
             if step == total_steps:
                 break
         epoch, skip = epoch + 1, 0
-    torch.set_grad_enabled(True)
 
 
 def _build(config: LeaderConfig, data: PreparedData) -> Teacher:
@@ -181,8 +159,8 @@ def _optimizer(model: Teacher, config: TeacherConfig, total_steps: int) -> tuple
 
 
 def _accumulated_batches(shard: Any, config: TeacherConfig, epoch: int) -> Iterator[list[list[dict[str, Any]]]]:
-    """An epoch's steps, each a list of batches. Rows come in windows; a window is sorted by length and cut into batches,
-    whose order is shuffled: little padding, and the same order for the same seed and epoch."""
+    """An epoch's steps, each a list of batches. Rows come in windows; a window is sorted by length and cut into
+    batches, whose order is shuffled: little padding, and the same order for the same seed and epoch."""
     import numpy as np
 
     generator = np.random.default_rng([config.seed, epoch])
@@ -232,22 +210,19 @@ def _trainable(model: Teacher) -> dict[str, torch.Tensor]:
     return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def _report(metrics: dict[str, Any], model: Teacher, optimizer: Any, scheduler: Any, place: dict[str, int]) -> None:
-    """Report to Ray Train, with a checkpoint of what is trained and where in the data the training stands."""
+def _checkpoint(folder: Path, model: Teacher, optimizer: Any, scheduler: Any, place: dict[str, int]) -> Any:
+    """What is trained and where in the data the training stands; only the first worker writes it."""
     import torch
     from ray import train
     from safetensors.torch import save_file
 
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = None
-        if train.get_context().get_world_rank() == 0:
-            weights = {name: weight.contiguous().clone() for name, weight in _trainable(model).items()}
-            save_file(weights, str(Path(folder, "trainable.safetensors")))
-            model.backbone.save_pretrained(str(Path(folder, "adapter")))
-            state = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "place": place}
-            torch.save(state, Path(folder, "progress.pt"))
-            checkpoint = train.Checkpoint.from_directory(folder)
-        train.report(metrics, checkpoint=checkpoint)
+    if train.get_context().get_world_rank() > 0:
+        return None
+    save_file({name: weight.contiguous() for name, weight in _trainable(model).items()}, str(folder / TRAINABLE_FILE))
+    model.backbone.save_pretrained(str(folder / "adapter"))
+    state = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "place": place}
+    torch.save(state, folder / "progress.pt")
+    return train.Checkpoint.from_directory(folder)
 
 
 def _restore(model: Teacher, optimizer: Any, scheduler: Any) -> tuple[int, int, int]:
@@ -260,10 +235,10 @@ def _restore(model: Teacher, optimizer: Any, scheduler: Any) -> tuple[int, int, 
     if checkpoint is None:
         return 0, 0, 0
     with checkpoint.as_directory() as folder:
-        weights = load_file(str(Path(folder, "trainable.safetensors")))
+        weights = load_file(str(Path(folder, TRAINABLE_FILE)))
         state = torch.load(Path(folder, "progress.pt"), weights_only=True)
     for name, weight in _trainable(model).items():
-        weight.copy_(weights[name])
+        weight.copy_(weights[name])  # `detach`ed views share their storage with the model
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
     place = state["place"]
@@ -277,29 +252,17 @@ def _export(checkpoint: Path, directory: str, config: TeacherConfig, num_classes
     from peft import PeftModel
     from safetensors.torch import load_file, save_file
 
+    from leader_platform.models.teacher import HEAD_FILE, MERGED
+
     causal_lm = load_causal_lm(config.backbone, torch.float32)
     PeftModel.from_pretrained(causal_lm.get_decoder(), str(checkpoint / "adapter")).merge_and_unload()
-    weights = load_file(str(checkpoint / "trainable.safetensors"))
+    weights = load_file(str(checkpoint / TRAINABLE_FILE))
     with tempfile.TemporaryDirectory() as folder:
         head = {name.removeprefix("head."): weight for name, weight in weights.items() if name.startswith("head.")}
         assert head["weight"].shape[0] == num_classes
         save_file(head, str(Path(folder, HEAD_FILE)))
-        causal_lm.to(torch.bfloat16).save_pretrained(str(Path(folder, "merged")))
-        load_tokenizer(config.backbone).save_pretrained(str(Path(folder, "merged")))
+        causal_lm.to(torch.bfloat16).save_pretrained(str(Path(folder, MERGED)))
+        load_tokenizer(config.backbone).save_pretrained(str(Path(folder, MERGED)))
         (checkpoint / "adapter").rename(Path(folder, "adapter"))
         target, path = storage.filesystem(directory)
         pafs.copy_files(folder, path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=target)
-
-
-def load_head(directory: str) -> MedicationHead:
-    """The medication head of a `teacher/` directory, in float32."""
-    import torch
-    from safetensors.torch import load
-
-    from leader_platform.models.teacher import MedicationHead
-
-    weights = load(storage.read_bytes(storage.join(directory, HEAD_FILE)))
-    num_classes, hidden_size = weights["weight"].shape
-    head = MedicationHead(hidden_size, num_classes, bias="bias" in weights, dtype=torch.float32)
-    head.load_state_dict(weights)
-    return head

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from leader_platform import storage
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
-from leader_platform.errors import RunError, UserError
+from leader_platform.errors import RunError, UserError, find_cause
 
 if TYPE_CHECKING:
     from ray.train import Checkpoint
@@ -37,7 +39,9 @@ def seed_everything(seed: int) -> None:
 def require_finite(loss: float, model: str, step: int) -> float:
     """The loss, or a `UserError` that says what to change when training has diverged."""
     if not math.isfinite(loss):
-        raise UserError(f"The {model}'s loss became {loss} at step {step}; lower {model}.learning_rate and start again.")
+        raise UserError(
+            f"The {model}'s loss became {loss} at step {step}; lower {model}.learning_rate and start again."
+        )
     return loss
 
 
@@ -49,10 +53,12 @@ def run_trainer(
     config: LeaderConfig,
     num_workers: int,
     resume: bool,
-) -> tuple[Checkpoint, dict[str, Any]]:
-    """Run `worker` under Ray Train with its checkpoints in `directory`; the last checkpoint and its metrics.
+    say: Callable[[str], None],
+) -> tuple[Checkpoint, list[dict[str, Any]]]:
+    """Run `worker` under Ray Train with its checkpoints in `directory`; the last checkpoint and all reported metrics.
 
-    Without `resume` what an interrupted run left there is removed first, since Ray Train would silently go on from it.
+    `say` is told every report, which a worker makes with `report`. Without `resume` what an interrupted run left there
+    is removed first, since Ray Train would silently go on from it.
     """
     import torch
     from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
@@ -65,25 +71,99 @@ def run_trainer(
     use_gpu = resources.gpus_per_worker > 0
     per_worker = {"CPU": resources.cpus_per_worker} | ({"GPU": resources.gpus_per_worker} if use_gpu else {})
     num_threads = max(1, int(resources.cpus_per_worker))
+    _require_resources({kind: amount * num_workers for kind, amount in per_worker.items()})
 
     def loop(arguments: dict[str, Any]) -> None:
         torch.set_num_threads(num_threads)
         worker(arguments)
 
-    trainer = TorchTrainer(
-        loop,
-        train_loop_config=arguments,
-        datasets=datasets,
-        dataset_config=DataConfig(datasets_to_split=["train"]),
-        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=per_worker),
-        run_config=RunConfig(
-            name=name,
-            storage_path=parent,
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            failure_config=FailureConfig(max_failures=1),
-        ),
-    )
-    result = trainer.fit()
+    with _reports(say) as (queue, history):
+        trainer = TorchTrainer(
+            loop,
+            train_loop_config={**arguments, "reports": queue},
+            datasets=datasets,
+            dataset_config=DataConfig(datasets_to_split=["train"]),
+            scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=per_worker),
+            run_config=RunConfig(
+                name=name,
+                storage_path=parent,
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+                failure_config=FailureConfig(max_failures=1),
+            ),
+        )
+        checkpoint = _fit(trainer, name)
+    return checkpoint, history
+
+
+def _require_resources(needed: dict[str, float]) -> None:
+    """Refuse what the cluster can never give; Ray Train would wait for it without end."""
+    import ray
+
+    there = ray.cluster_resources()
+    for kind, amount in needed.items():
+        if there.get(kind, 0) < amount:
+            raise UserError(
+                f"The training workers need {amount:g} {kind} and the cluster has {there.get(kind, 0):g}; "
+                f"lower resources.{kind.lower()}s_per_worker or the stage's num_workers, or use a larger cluster."
+            )
+
+
+def _fit(trainer: Any, name: str) -> Checkpoint:
+    """Train, and tell a failure in a sentence: the worker's own where it has one."""
+    from ray.train import TrainingFailedError
+
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        for failure in (error, *getattr(error, "worker_failures", {}).values()):
+            cause = find_cause(failure, (UserError,))
+            if cause is not None:
+                raise cause from error
+        raise RunError(f"Training the {name} failed: {_last_line(error)}; its worker's log has the rest.") from error
     if result.checkpoint is None:
-        raise RunError(f"Training in {directory} ended without a checkpoint; its log names the cause.")
-    return result.checkpoint, dict(result.metrics or {})
+        raise RunError(f"Training the {name} ended without a checkpoint; its worker's log names the cause.")
+    return result.checkpoint
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def report(arguments: dict[str, Any], told: dict[str, Any], checkpoint: Checkpoint | None) -> None:
+    """In a worker: report to Ray Train, and from the first worker to the driver too."""
+    from ray import train
+
+    train.report(told, checkpoint=checkpoint)
+    if train.get_context().get_world_rank() == 0:
+        arguments["reports"].put(told)
+
+
+@contextmanager
+def _reports(say: Callable[[str], None]) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+    """A queue from the workers to this process, and the list of what came through it; `say` is told each.
+
+    Ray Train hands reports to its controller, another process; a person watches this one.
+    """
+    from ray.util.queue import Empty, Queue
+
+    queue, history, ended = Queue(actor_options={"num_cpus": 0}), [], threading.Event()
+
+    def follow() -> None:
+        while not ended.is_set() or not queue.empty():
+            with suppress(Empty):
+                history.append(queue.get(timeout=0.5))
+                say("  " + "  ".join(f"{name} {_shown(value)}" for name, value in history[-1].items()))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield queue, history
+    finally:
+        ended.set()
+        thread.join()
+        queue.shutdown()
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

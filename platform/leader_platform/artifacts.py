@@ -36,7 +36,9 @@ class Run:
         """What a stage wrote about its product. `UserError` when it is missing or unreadable."""
         path = self.path(stage, "manifest.json")
         if not storage.exists(path):
-            raise UserError(f"The run {self.uri} has no {stage}; see `leader train --help` for the stage that makes it.")
+            raise UserError(
+                f"The run {self.uri} has no {stage}; see `leader train --help` for the stage that makes it."
+            )
         try:
             return dict(storage.read_json(path))
         except (OSError, ValueError) as error:

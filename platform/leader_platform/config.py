@@ -1,6 +1,6 @@
 """One typed configuration for the whole platform: frozen models, one a stage, nested in `LeaderConfig`.
 
-Defaults are the paper's where the paper specifies a value and a laptop can bear it; recipes (`recipes.py`) set the rest.
+Defaults are the paper's where it specifies a value and a laptop can bear it; recipes (`recipes.py`) set the rest.
 "FIELD" in a description means the paper's or its published code's value; "measured" means ours, on two cores.
 """
 
@@ -54,7 +54,9 @@ class PromptConfig(_Frozen):
 
     history_visits: int = Field(3, ge=0, description="At most so many earlier visits are told (FIELD: 3).")
     profile: bool = Field(True, description="Begin with a sentence on age and sex (ours; the paper has none).")
-    max_tokens: int = Field(2048, ge=64, description="Longest prompt in tokens (FIELD: 2048); oldest history goes first.")
+    max_tokens: int = Field(
+        2048, ge=64, description="Longest prompt in tokens (FIELD: 2048); oldest history goes first."
+    )
 
 
 class TeacherConfig(_Frozen):
@@ -69,20 +71,27 @@ class TeacherConfig(_Frozen):
         description="Projections that get an adapter (FIELD: all seven).",
     )
     head_prior_bias: bool = Field(
-        True, description="Start the head at zero with the classes' training log-odds as bias; false: W without bias (FIELD)."
+        True,
+        description="Head from zero with the classes' training log-odds as bias; false: W without bias (FIELD).",
     )
     learning_rate: float = Field(2e-4, gt=0, description="FIELD: 2e-4.")
     head_learning_rate: float = Field(1e-3, gt=0, description="The new layer learns faster than the adapter (ours).")
     warmup_fraction: float = Field(0.05, ge=0, lt=1, description="Share of steps of linear warm-up; then linear decay.")
     weight_decay: float = Field(0.0, ge=0)
     max_epochs: int = Field(1, ge=1, description="Passes over the training samples, unless `max_steps` ends them.")
-    max_steps: int | None = Field(3000, ge=1, description="Optimiser steps (FIELD: 3,000); null: as many as the epochs.")
+    max_steps: int | None = Field(
+        3000, ge=1, description="Optimiser steps (FIELD: 3,000); null: as many as the epochs."
+    )
     batch_size: int = Field(4, ge=1, description="Prompts a step and worker (FIELD: 4).")
     gradient_accumulation: int = Field(2, ge=1, description="Batches a step (FIELD: 2).")
     bucket_batches: int = Field(16, ge=1, description="Batches that are sorted by length together; less padding.")
-    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="bf16 is 1.3 times as fast on two cores (measured).")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="bf16 is 1.3 times as fast on two cores (measured)."
+    )
     gradient_checkpointing: bool = Field(False, description="Trade compute for memory on large backbones.")
-    checkpoint_steps: int = Field(50, ge=1, description="Steps between checkpoints; a killed run goes on from the last.")
+    checkpoint_steps: int = Field(
+        50, ge=1, description="Steps between checkpoints; a killed run goes on from the last."
+    )
     num_workers: int = Field(1, ge=1, description="Ray Train workers (FIELD: 4 GPUs).")
     seed: int = 0
 
@@ -93,7 +102,9 @@ class FeaturesConfig(_Frozen):
     engine: Literal["vllm", "transformers"] = Field("vllm", description="The second engine is for parity checks.")
     batch_size: int = Field(32, ge=1, description="Prompts handed to the engine at once, and rows an output file.")
     concurrency: int = Field(1, ge=1, description="Engines side by side.")
-    kv_cache_gb: float = Field(1.0, gt=0, description="vLLM's key-value cache on a CPU, GiB; unset it takes most memory.")
+    kv_cache_gb: float = Field(
+        1.0, gt=0, description="vLLM's key-value cache on a CPU, GiB; unset it takes most memory."
+    )
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
 
 
@@ -133,7 +144,9 @@ class ServeConfig(_Frozen):
     host: str = Field("127.0.0.1", description="Address that the HTTP proxy binds to.")
     port: int = Field(8000, ge=1, le=65535)
     teacher: bool = Field(True, description="Deploy the teacher too; without it every request goes to the student.")
-    teacher_engine: Literal["vllm", "transformers"] = Field("vllm", description="What runs the teacher's language model.")
+    teacher_engine: Literal["vllm", "transformers"] = Field(
+        "vllm", description="What runs the teacher's language model."
+    )
     teacher_timeout_s: float = Field(30.0, gt=0, description="Seconds after which `auto` falls back to the student.")
     student_replicas: int = Field(1, ge=1)
     teacher_replicas: int = Field(1, ge=1)
@@ -219,7 +232,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UserError(f"The configuration file {path} must hold `section: {{key: value}}`, not {type(values).__name__}.")
+        raise UserError(
+            f"The configuration file {path} must hold `section: {{key: value}}`, not {type(values).__name__}."
+        )
     return values
 
 

@@ -17,8 +17,8 @@ THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.01), 2)
 
 
 def average_precision(labels: Bools, scores: Floats) -> Floats:
-    """Area under each sample's precision-recall curve [samples], as scikit-learn's `average_precision_score`: medications
-    of equal score are taken together. NaN for a sample without a label."""
+    """Area under each sample's precision-recall curve [samples], as scikit-learn's `average_precision_score` has it:
+    medications of equal score are taken together. NaN for a sample without a label."""
     order = np.argsort(-scores, axis=1, kind="stable")
     hits = np.take_along_axis(labels, order, axis=1)
     ranked = np.take_along_axis(scores, order, axis=1)
@@ -58,7 +58,7 @@ def interaction_rate(chosen: Bools, interacting: Bools) -> float | None:
 
 
 def best_threshold(labels: Bools, scores: Floats, metric: str) -> float:
-    """The threshold of `THRESHOLDS` with the highest mean Jaccard or F1; for validation samples only (FIELD, defect 10)."""
+    """The threshold of `THRESHOLDS` with the highest mean Jaccard or F1; for validation only (FIELD, defect 10)."""
     measure = {"jaccard": jaccard, "f1": f1}[metric]
     values = [float(measure(labels, scores >= threshold).mean()) for threshold in THRESHOLDS]
     return float(THRESHOLDS[int(np.argmax(values))])

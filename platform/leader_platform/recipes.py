@@ -1,4 +1,4 @@
-"""Named full configurations. A recipe is a function that returns one; `leader --recipe NAME` and `recipe: NAME` take it."""
+"""Named full configurations. A recipe is a function that returns one; `leader --recipe NAME` takes it by its name."""
 
 from collections.abc import Callable
 
@@ -38,7 +38,11 @@ def _paper(name: str, student: StudentConfig) -> LeaderConfig:
         data=DataConfig(sample_visits="last", require_procedures=True),
         prompt=PromptConfig(history_visits=3, profile=False, max_tokens=2048),
         teacher=TeacherConfig(
-            backbone="huggyllama/llama-7b", head_prior_bias=False, head_learning_rate=2e-4, max_epochs=1000, num_workers=4
+            backbone="huggyllama/llama-7b",
+            head_prior_bias=False,
+            head_learning_rate=2e-4,
+            max_epochs=1000,
+            num_workers=4,
         ),
         features=FeaturesConfig(concurrency=1),
         student=student,
@@ -51,7 +55,9 @@ _PAPER_PROFILE = ("insurance", "language", "marital_status", "race")
 
 def paper_mimic3() -> LeaderConfig:
     """The paper's settings for MIMIC-III (FIELD: alpha 0.4, beta 0.005), on four GPUs."""
-    student = StudentConfig(distillation_weight=0.4, alignment_weight=0.005, profile_fields=_PAPER_PROFILE, batch_size=4)
+    student = StudentConfig(
+        distillation_weight=0.4, alignment_weight=0.005, profile_fields=_PAPER_PROFILE, batch_size=4
+    )
     return _paper("paper-mimic3", student)
 
 

@@ -42,7 +42,9 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     try:
         return pafs.FileSystem.from_uri(uri) if is_remote(uri) else (pafs.LocalFileSystem(), absolute(uri))
     except (pa.ArrowInvalid, ValueError) as error:
-        raise UserError(f"{uri} is not a path or URI that can be opened ({error}); use a path, s3:// or gs://.") from None
+        raise UserError(
+            f"{uri} is not a path or URI that can be opened ({error}); use a path, s3:// or gs://."
+        ) from None
 
 
 def exists(uri: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 import pandas as pd
 import pyarrow as pa
@@ -41,7 +41,7 @@ FLOW = (
 
 
 def visits(events: dict[str, pa.Table], config: DataConfig) -> tuple[pa.Table, Counter]:
-    """The visits of all patients in `events`, ordered by patient and admission time, and the tally of what was left out.
+    """The visits of all patients in `events`, ordered by patient and admission time, and a tally of what was left out.
 
     `events` maps patients, admissions, diagnoses, procedures and medications to tables of `mimic4.events`. A visit
     number counts the kept visits of a patient from 1. Visits are ordered by admission time, never by `hadm_id`, which
@@ -82,7 +82,7 @@ def _medications(rows: pd.DataFrame, admissions: pd.DataFrame, config: DataConfi
     return mapped.assign(**{"class": "ATC:" + mapped["atc"].map(atc_class), "atc": "ATC:" + mapped["atc"]})
 
 
-def _lists(rows: pd.DataFrame, column: str) -> dict[int, list[str]]:
+def _lists(rows: pd.DataFrame, column: str) -> dict[Hashable, list[str]]:
     """Each admission's distinct codes, in order."""
     distinct = rows.drop_duplicates(["hadm_id", column])
     return distinct.groupby("hadm_id", sort=False)[column].agg(list).to_dict()

@@ -25,14 +25,16 @@ class PreparedData:
         self.uri = storage.absolute(uri)
         manifest = storage.join(self.uri, "manifest.json")
         if not storage.exists(manifest):
-            raise UserError(f"{uri} is not a prepared data set (no manifest.json); make one with `leader data prepare --out {uri}`.")
+            raise UserError(
+                f"{uri} is not a prepared data set (no manifest.json); make one with `leader data prepare --out {uri}`."
+            )
         try:
             self.manifest: dict[str, Any] = storage.read_json(manifest)
         except (OSError, ValueError) as error:
             raise UserError(f"{manifest} cannot be read ({error}); prepare the data set again.") from None
         if self.manifest.get("format_version") != FORMAT_VERSION:
             raise UserError(
-                f"{uri} has data format {self.manifest.get('format_version')}, and this version reads {FORMAT_VERSION}; "
+                f"{uri} has data format {self.manifest.get('format_version')} and this version reads {FORMAT_VERSION}; "
                 "prepare the data set again."
             )
 

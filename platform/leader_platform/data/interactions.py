@@ -32,9 +32,13 @@ def terminology_interactions(directory: str) -> pa.Table | None:
         return None
     frame = pd.read_csv(io.BytesIO(storage.read_bytes(uri)), dtype=str)
     if list(frame.columns) != ["atc3_a", "atc3_b"]:
-        raise UserError(f"{uri} must have the columns atc3_a,atc3_b (it has {', '.join(frame.columns)}); fetch it again.")
+        raise UserError(
+            f"{uri} must have the columns atc3_a,atc3_b (it has {', '.join(frame.columns)}); fetch it again."
+        )
     frame = frame.rename(columns={"atc3_a": "code_a", "atc3_b": "code_b"})
-    return _table(frame.assign(severity=None, reason="Listed as interacting in the literature.", source="GAMENet matrix"))
+    return _table(
+        frame.assign(severity=None, reason="Listed as interacting in the literature.", source="GAMENet matrix")
+    )
 
 
 def _table(frame: pd.DataFrame) -> pa.Table:

@@ -21,7 +21,9 @@ SPECS = {
     "admissions": TableSpec(
         "admissions",
         {
-            **{"subject_id": _ID, "hadm_id": _ID, "admittime": _TIME},
+            "subject_id": _ID,
+            "hadm_id": _ID,
+            "admittime": _TIME,
             **dict.fromkeys(("insurance", "language", "marital_status", "race"), _TEXT),
         },
     ),

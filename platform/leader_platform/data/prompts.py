@@ -23,8 +23,8 @@ def render_prompt(record: PatientRecord, titles: Mapping[str, str], config: Prom
     parts = [_profile_sentence(record.profile)] if config.profile else []
     parts.append(f"The patient has {len(record.history)} times ICU visits.")
     for number, visit in enumerate(told, start=first_number):
-        drugs = _titles(visit.medications, titles)
-        parts.append(f"In the {number} visit, the patient had {_conditions(visit, titles)} The patient was prescribed drugs: {drugs}.")
+        drugs, conditions = _titles(visit.medications, titles), _conditions(visit, titles)
+        parts.append(f"In the {number} visit, the patient had {conditions} The patient was prescribed drugs: {drugs}.")
     parts.append(f"In this visit, the patient has {_conditions(record.current, titles)}")
     parts.append("Then, the patient should be prescribed:")
     return " ".join(part for part in parts if part)

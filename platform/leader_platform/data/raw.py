@@ -33,7 +33,7 @@ class RawTable:
     uri: str
 
     def batches(self) -> Iterator[pa.Table]:
-        """The table's rows, block by block. Raises `UserError` when the file is damaged or a value has the wrong type."""
+        """The table's rows, block by block. `UserError` when the file is damaged or a value has the wrong type."""
         names = list(self.spec.columns)
         options = pacsv.ConvertOptions(
             column_types=self.spec.columns, include_columns=names, strings_can_be_null=True, null_values=[""]
@@ -69,10 +69,14 @@ def open_table(directory: str, spec: TableSpec) -> RawTable | None:
 
     Raises `UserError` naming the table when it is missing or empty, and the columns when some are missing.
     """
-    found = [uri for ending in (".csv.gz", ".csv") if storage.exists(uri := storage.join(directory, spec.name + ending))]
+    found = [
+        uri for ending in (".csv.gz", ".csv") if storage.exists(uri := storage.join(directory, spec.name + ending))
+    ]
     if not found:
         if spec.required:
-            raise UserError(f"Table {spec.name}.csv.gz (or .csv) is not in {directory}; point --raw at the folder with it.")
+            raise UserError(
+                f"Table {spec.name}.csv.gz (or .csv) is not in {directory}; point --raw at the folder with it."
+            )
         return None
     table = RawTable(spec, found[0])
     header, has_rows = _first_lines(table.uri)

@@ -44,8 +44,8 @@ def samples(
     """The samples of whole patients, whose visits lie together in time order, and a tally.
 
     Rows stand in an order that is random and always the same, so that a trainer that reads them in order is not shown
-    one patient's visits together. `labels` are the visit's medications that the training split knows; a visit with none of them asks a question that
-    has no answer, and is counted instead.
+    one patient's visits together. `labels` are the visit's medications that the training split knows; a visit with none
+    of them asks a question that has no answer, and is counted instead.
     """
     rows: list[dict[str, Any]] = []
     tally: Counter = Counter()

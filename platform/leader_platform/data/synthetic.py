@@ -1,12 +1,12 @@
 """Writes the synthetic cohort as raw MIMIC-IV `hosp` tables.
 
 The data are made up: they carry no patient of any hospital, and what is learned from them says nothing about medicine.
-They let every step run, at any size, where MIMIC-IV itself may not be used. `leader_platform.data.synthetic_model` states
-the model in equations, `leader_platform.data.synthetic_tables` lists its parameters.
+They let every step run, at any size, where MIMIC-IV itself may not be used. `leader_platform.data.synthetic_model`
+states the model in equations, `leader_platform.data.synthetic_tables` lists its parameters.
 
 As in MIMIC-IV: dates are shifted to 2110-2200, `hadm_id` says nothing about time, ages above 89 are 91, the rows of a
-patient stand in the order of `hadm_id` and not of time, some visits lack diagnoses or prescriptions, and some drug names
-(`Bag`, `Study Drug 114`) belong to no class. Columns that the model does not know (`gsn`, `ndc`, ...) are empty.
+patient stand in the order of `hadm_id` and not of time, some visits lack diagnoses or prescriptions, and some drug
+names (`Bag`, `Study Drug 114`) belong to no class. Columns that the model does not know (`gsn`, `ndc`, ...) are empty.
 """
 
 import contextlib
@@ -30,24 +30,34 @@ from leader_platform.errors import UserError
 
 COLUMNS = {
     "patients": "subject_id,gender,anchor_age,anchor_year,anchor_year_group,dod",
-    "admissions": "subject_id,hadm_id,admittime,dischtime,deathtime,admission_type,admit_provider_id,admission_location,"
-    "discharge_location,insurance,language,marital_status,race,edregtime,edouttime,hospital_expire_flag",
+    "admissions": "subject_id,hadm_id,admittime,dischtime,deathtime,admission_type,admit_provider_id,"
+    "admission_location,discharge_location,insurance,language,marital_status,race,edregtime,edouttime,hospital_expire_flag",
     "diagnoses_icd": "subject_id,hadm_id,seq_num,icd_code,icd_version",
     "procedures_icd": "subject_id,hadm_id,seq_num,chartdate,icd_code,icd_version",
-    "prescriptions": "subject_id,hadm_id,pharmacy_id,poe_id,poe_seq,order_provider_id,starttime,stoptime,drug_type,drug,"
-    "formulary_drug_cd,gsn,ndc,prod_strength,form_rx,dose_val_rx,dose_unit_rx,form_val_disp,form_unit_disp,"
+    "prescriptions": "subject_id,hadm_id,pharmacy_id,poe_id,poe_seq,order_provider_id,starttime,stoptime,drug_type,"
+    "drug,formulary_drug_cd,gsn,ndc,prod_strength,form_rx,dose_val_rx,dose_unit_rx,form_val_disp,form_unit_disp,"
     "doses_per_24_hrs,route",
     "d_icd_diagnoses": "icd_code,icd_version,long_title",
     "d_icd_procedures": "icd_code,icd_version,long_title",
 }
-# Ids are a bijection modulo ID_RANGE, so they stay unique up to that many visits; two million patients have half as many.
+# Ids are a bijection modulo ID_RANGE, so they stay unique up to that many visits; two million patients have half that.
 MAX_PATIENTS = 2_000_000
 ID_RANGE, ID_STEP = 10_000_000, 6_180_339
 
 RACES = Choice.from_weights(
-    [("WHITE", 64), ("BLACK/AFRICAN AMERICAN", 14), ("HISPANIC/LATINO - PUERTO RICAN", 4), ("ASIAN - CHINESE", 3)]
-    + [("WHITE - OTHER EUROPEAN", 3), ("HISPANIC/LATINO - DOMINICAN", 2), ("BLACK/CAPE VERDEAN", 2), ("OTHER", 4)]
-    + [("ASIAN", 1.5), ("UNKNOWN", 2), ("PATIENT DECLINED TO ANSWER", 0.5)]
+    [
+        ("WHITE", 64),
+        ("BLACK/AFRICAN AMERICAN", 14),
+        ("HISPANIC/LATINO - PUERTO RICAN", 4),
+        ("OTHER", 4),
+        ("ASIAN - CHINESE", 3),
+        ("WHITE - OTHER EUROPEAN", 3),
+        ("HISPANIC/LATINO - DOMINICAN", 2),
+        ("BLACK/CAPE VERDEAN", 2),
+        ("UNKNOWN", 2),
+        ("ASIAN", 1.5),
+        ("PATIENT DECLINED TO ANSWER", 0.5),
+    ]
 )
 BASES = Choice.from_weights(
     [("0.9% Sodium Chloride", 45), ("5% Dextrose", 25), ("Bag", 20), ("Iso-Osmotic Dextrose", 7), ("Sterile Water", 3)]
@@ -68,8 +78,9 @@ class SyntheticCounts:
 def write_mimic4(out: Path, num_patients: int, seed: int) -> SyntheticCounts:
     """Writes `out/hosp/*.csv.gz`: seven raw MIMIC-IV tables of `num_patients` made-up patients.
 
-    Memory does not grow with `num_patients`. Equal arguments give equal bytes, and the rows of the first patients do not
-    depend on how many follow. `out` appears complete or not at all; it may exist if it is an empty folder.
+    Memory does not grow with `num_patients`. Equal arguments give equal tables (and equal bytes, under one build of
+    zlib), and the rows of the first patients do not depend on how many follow. `out` appears complete or not at all;
+    it may exist if it is an empty folder.
 
     Raises:
         UserError: `num_patients` or `seed` is out of range, or `out` exists and is not an empty folder.

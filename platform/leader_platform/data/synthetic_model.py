@@ -6,22 +6,24 @@ location that rises with the number of chronic conditions (a heavy tail; about h
 Conditions. With sigma the logistic function and the parameters of `synthetic_conditions.csv`,
     P(c | a, s, C) = sigma(logit(prevalence_c) + age_c (a - 60)/10 + female_c [s = F] + sum_{k in C} raised_{k,c}).
 Chronic conditions are drawn at the first visit and persist; an absent one begins at a later visit with probability
-ONSET P(c). Acute ones are drawn at every visit with P(c), or'ed with RELAPSE if the last visit had them; a visit without
-any gets one, drawn in proportion to P(c). A condition with variants (systolic, diastolic, ...) has one; a chronic one
-keeps it. Settings: P(ICU) = 1 - prod_c (1 - icu_c), and likewise surgery. Procedures: noisy-or over their sources.
+ONSET P(c). Acute ones are drawn at every visit with P(c), or'ed with RELAPSE if the last visit had them; a visit
+without any gets one, drawn in proportion to P(c). A condition with variants (systolic, diastolic, ...) has one; a
+chronic one keeps it. Settings: P(ICU) = 1 - prod_c (1 - icu_c), and likewise surgery. Procedures: noisy-or over their
+sources.
 
 Diagnosis codes. A present condition is coded with probability recorded_c, by a code drawn by its frequency within
-(condition, variant, ICD version), and by a second one with probability SECOND_CODE; a code is replaced by one of a random
-condition with probability MISCODED. The version is 10 from October 2015 of the real calendar, before that 9. So a rare
-code's drugs are those of its condition and variant, whose words its title shares.
+(condition, variant, ICD version), and by a second one with probability SECOND_CODE; a code is replaced by one of a
+random condition with probability MISCODED. The version is 10 from October 2015 of the real calendar, before that 9.
+So a rare code's drugs are those of its condition and variant, whose words its title shares.
 
-Drugs. With base rate b_m, indication rates r_{k,m} = -log(1 - w_{k,m}) over the sources S_v that are present (conditions,
-variants, settings, procedures), an intensity u_v ~ Gamma(8, 1/8) of the visit, a lasting taste g_{p,m} ~ lognormal of the
-patient and the era's factor e_m, the noisy-or
+Drugs. With base rate b_m, indication rates r_{k,m} = -log(1 - w_{k,m}) over the sources S_v that are present
+(conditions, variants, settings, procedures), an intensity u_v ~ Gamma(8, 1/8) of the visit, a lasting taste
+g_{p,m} ~ lognormal of the patient and the era's factor e_m, the noisy-or
     lambda_m = b_m exp(age_m (a - 60)/10 + female_m [s = F]) + sum_{k in S_v} r_{k,m}
     P(m) = 1 - exp(-u_v g_{p,m} e_m lambda_m) (1 - e_m continuation_m [m in M_{v-1}]).
-Of an exclusive group (statins, ...) one drug is kept, a continued one first. Then each drug present causes its companions
-m' (opioid -> laxative, loop diuretic -> potassium) with probability e_{m'} w_{m,m'}. Each drug has 1 + Poisson orders.
+Of an exclusive group (statins, ...) one drug is kept, a continued one first. Then each drug present causes its
+companions m' (opioid -> laxative, loop diuretic -> potassium) with probability e_{m'} w_{m,m'}. Each drug has
+1 + Poisson orders.
 
 Everything of patient p comes from `default_rng([seed, p])`: patients do not depend on how many are drawn.
 """
@@ -35,7 +37,7 @@ from numpy.typing import NDArray
 
 from leader_platform.data.synthetic_tables import Choice, Condition, SyntheticTables
 
-ONSET, RELAPSE, SECOND_CODE, MISCODED = 0.06, 0.12, 0.16, 0.04
+ONSET, RELAPSE, SECOND_CODE, MISCODED = 0.06, 0.12, 0.42, 0.04
 TASTE_SIGMA, INTENSITY_SHAPE = 0.4, 8.0
 MAX_VISITS = 40
 NO_DIAGNOSES, NO_PRESCRIPTIONS = 0.01, 0.03
@@ -48,7 +50,7 @@ DiagnosisCode = tuple[str, int]
 
 @dataclass(frozen=True)
 class Orders:
-    """The order rows of one visit; equal lengths. `drug` indexes `SyntheticTables.drugs`; times are hours from admission."""
+    """The order rows of one visit, equally many. `drug` indexes `SyntheticTables.drugs`; hours count from admission."""
 
     drug: NDArray[np.intp]
     start_hours: NDArray[np.float64]
@@ -70,7 +72,7 @@ class SyntheticVisit:
 
 @dataclass(frozen=True)
 class SyntheticPatient:
-    """One patient; `visits` in the order of time. `rng` continues the patient's own stream, for administrative fields."""
+    """One patient; `visits` in the order of time. `rng` is the patient's own stream, for administrative fields."""
 
     sex: str
     anchor_age: int
@@ -119,7 +121,7 @@ def draw_patient(tables: SyntheticTables, seed: int, index: int) -> SyntheticPat
 
 
 def _num_visits(rng: Generator, num_chronic: int) -> int:
-    extra = rng.lognormal(-0.45 + 0.075 * num_chronic, 1.08)
+    extra = rng.lognormal(-0.36 + 0.075 * num_chronic, 1.08)
     return min(1 + int(extra), MAX_VISITS)
 
 
@@ -129,19 +131,19 @@ def _gap_minutes(rng: Generator, num_visits: int) -> int:
 
 
 def _death(rng: Generator, age: int, last: SyntheticVisit) -> datetime | date | None:
-    in_hospital, later, days = rng.random(2).tolist() + [rng.exponential(150)]
-    if in_hospital < 0.004 + 0.07 * last.is_icu + (0.01 if age > 75 else 0):
+    in_hospital, later = rng.random(2)
+    days = rng.exponential(150)
+    if in_hospital < 0.008 + 0.09 * last.is_icu + (0.01 if age > 75 else 0):
         return last.discharged
     return (last.discharged + timedelta(days=1 + days)).date() if later < 0.05 + 0.004 * max(age - 50, 0) else None
 
 
 def _draw_chronic(tables: SyntheticTables, rng: Generator, history: _History, age: int, share: float) -> None:
     for condition, uniform in zip(tables.chronic, rng.random(len(tables.chronic)), strict=True):
-        if condition.name not in history.chronic:
-            probability = share * condition.probability(age, history.sex, history.chronic)
-            if uniform < probability:
-                history.chronic.add(condition.name)
-                history.variants[condition.name] = _variant(rng, condition)
+        probability = share * condition.probability(age, history.sex, history.chronic)
+        if condition.name not in history.chronic and uniform < probability:
+            history.chronic.add(condition.name)
+            history.variants[condition.name] = _variant(rng, condition)
 
 
 def _variant(rng: Generator, condition: Condition) -> str:
@@ -206,7 +208,7 @@ def _settings(tables: SyntheticTables, rng: Generator, present: dict[str, str]) 
 
 
 def _stay_hours(rng: Generator, num_acute: int, is_icu: bool, is_surgical: bool) -> float:
-    median_days = 2.0 * 1.13 ** min(num_acute, 8) * (1.7 if is_icu else 1) * (1.2 if is_surgical else 1)
+    median_days = 2.3 * 1.13 ** min(num_acute, 8) * (1.7 if is_icu else 1) * (1.2 if is_surgical else 1)
     return float(np.clip(24 * median_days * rng.lognormal(0, 0.7), 5, 24 * 60))
 
 
@@ -256,12 +258,12 @@ def _add_companions(
 
 
 def _draw_orders(tables: SyntheticTables, rng: Generator, drugs: NDArray[np.intp], stay_hours: float) -> Orders:
-    counts = 1 + rng.poisson(tables.extra_orders[drugs] * min(stay_hours / 24, 12) / 6)
+    counts = 1 + rng.poisson(tables.extra_orders[drugs] * min(stay_hours / 24, 12) / 3)
     rows = np.repeat(drugs, counts)
     is_first = np.concatenate([[True], rows[1:] != rows[:-1]])[: len(rows)]
-    prompt, spread, immediate = rng.exponential(8.0, len(rows)), rng.random(len(rows)), rng.random(len(rows))
+    prompt, spread, immediate = rng.exponential(10.0, len(rows)), rng.random(len(rows)), rng.random(len(rows))
     kinds = np.array([tables.drugs[index].start for index in rows], dtype=object)
-    is_prompt = is_first & ((kinds == "home") | (kinds == "early") | ((kinds == "any") & (immediate < 0.5)))
+    is_prompt = is_first & ((kinds == "home") | (kinds == "early") | ((kinds == "any") & (immediate < 0.4)))
     start = np.where(is_prompt, np.minimum(prompt, 0.9 * stay_hours), spread * 0.95 * stay_hours)
     stop = np.minimum(start + 1 + rng.exponential(36.0, len(rows)), stay_hours)
     return Orders(rows, start, stop)
@@ -273,7 +275,7 @@ def _draw_procedure_codes(
     codes: dict[str, int] = {}
     for procedure in procedures:
         day = int(rng.random() ** 2 * stay_hours / 24)
-        for _ in range(1 + (rng.random() < 0.35)):
+        for _ in range(1 + (rng.random() < 0.6)):
             codes.setdefault(tables.procedure_codes[procedure, version].pick(rng.random()), day)
     return tuple((code, version, day) for code, day in codes.items())
 

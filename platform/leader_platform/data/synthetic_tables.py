@@ -1,6 +1,6 @@
 """The parameters of the synthetic cohort: the package's `synthetic_*.csv` tables, read into arrays.
 
-`synthetic_conditions.csv`        one condition a row: prevalence at age 60, log-odds of age and sex, what raises it, its variants
+`synthetic_conditions.csv`        one condition a row: prevalence at 60, log-odds of age and sex, causes, variants
 `synthetic_diagnosis_codes.csv`   ICD codes of each condition (and variant), with relative frequencies and titles
 `synthetic_procedures.csv`        probability of a procedure given a source (a condition, a variant or a setting)
 `synthetic_procedure_codes.csv`   ICD codes of each procedure

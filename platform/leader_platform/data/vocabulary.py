@@ -47,7 +47,9 @@ class Vocabulary(BaseModel):
     def unknown_codes(self, record: PatientRecord) -> list[str]:
         """The codes of a record that the models cannot tell apart, once each, in order."""
         visits = (*record.history, record.current)
-        codes = (code for visit in visits for kind in KINDS for code in getattr(visit, kind) if code not in self.codes[kind])
+        codes = (
+            code for visit in visits for kind in KINDS for code in getattr(visit, kind) if code not in self.codes[kind]
+        )
         return list(dict.fromkeys(codes))
 
 
@@ -82,6 +84,7 @@ def fit_vocabulary(counts: Counter, min_code_count: int) -> Vocabulary:
     return Vocabulary(
         codes={kind: table([key[1] for key in kept if key[0] == kind]) for kind in KINDS},
         profile={
-            field: table([key[2] for key in counts if key[:2] == ("profile", field) and key[2]]) for field in PROFILE_FIELDS
+            field: table([key[2] for key in counts if key[:2] == ("profile", field) and key[2]])
+            for field in PROFILE_FIELDS
         },
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,22 +32,56 @@ def _embedded_file() -> Path:
     return files[0]
 
 
-def _source(name: str) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` takes for a backbone's name: a place and keyword arguments."""
+def _embedded_folder() -> Path:
+    """The embedded model as a plain Hugging Face folder, converted once a machine and kept in the user's cache: reading
+    the packed file takes 20 s each time, and every stage reads it."""
+    file = _embedded_file()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "leader-platform")
+    folder = cache / f"{file.stem}-{file.stat().st_size}"
+    if folder.is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as unfinished:
+        converted = Path(unfinished, "model")
+        _convert(file, converted)
+        # Another process may have been first; its folder is as good.
+        with contextlib.suppress(OSError):
+            converted.rename(folder)
+    return folder
+
+
+def _convert(file: Path, folder: Path) -> None:
+    """Write the model of a GGUF file, dequantised to bfloat16, and its tokenizer as a Hugging Face folder."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    packed = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    # transformers marks a model read from GGUF as quantised and refuses to save it, although its weights are plain by
+    # now; so they go into a model built from the configuration without that mark.
+    config = packed.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(packed.state_dict())
+    plain.to(torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
+
+
+def _place(name: str) -> str:
+    """What `from_pretrained` takes for a backbone's name."""
     if name == EMBEDDED:
-        file = _embedded_file()
-        return str(file.parent), {"gguf_file": file.name}
-    if name.startswith(("/", "./", "../", "~")) and not Path(name).expanduser().is_dir():
+        return str(_embedded_folder())
+    folder = Path(name).expanduser()
+    if name.startswith(("/", "./", "../", "~")) and not folder.is_dir():
         raise UserError(f"The backbone {name} is not a folder; give one that `save_pretrained` wrote, or a hub name.")
-    return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name, {}
+    return str(folder) if folder.is_dir() else name
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The backbone's tokenizer, with a padding token."""
     from transformers import AutoTokenizer
 
-    place, arguments = _source(name)
-    tokenizer = _load(AutoTokenizer, name, place, arguments)
+    tokenizer = _load(AutoTokenizer, name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -52,25 +89,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 def load_causal_lm(name: str, dtype: torch.dtype) -> PreTrainedModel:
     """The backbone in `dtype`, ready to be tuned and saved."""
-    import torch
     from transformers import AutoModelForCausalLM
 
-    place, arguments = _source(name)
-    model = _load(AutoModelForCausalLM, name, place, {**arguments, "dtype": dtype})
-    if not arguments:
-        return model
-    # transformers marks a model read from GGUF as quantised, and refuses to save it, although its weights are plain.
-    config = model.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    with torch.device("meta"):
-        plain = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    plain.load_state_dict(model.state_dict(), assign=True)
-    plain.tie_weights()
-    return plain
+    return _load(AutoModelForCausalLM, name, dtype=dtype)
 
 
-def _load(loader: Any, name: str, place: str, arguments: dict[str, Any]) -> Any:
+def _load(loader: Any, name: str, **arguments: Any) -> Any:
+    place = _place(name)
     try:
         return loader.from_pretrained(place, **arguments)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The student: set encoders over codes, a visit encoder over stays, and a profile as pseudo medication record (FIELD.md).
+"""The student: set encoders over codes, a visit encoder over stays, a profile as pseudo medication record (FIELD.md).
 
 Computed on what is there: a batch holds the code sets of its visits, each padded to the largest set of the batch, and
 not 100 codes in 10 visits each as in the published code (FIELD, defect 12).
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from leader_platform.config import StudentConfig
 from leader_platform.data.records import KINDS, PROFILE_FIELDS, PatientRecord
 from leader_platform.data.vocabulary import PADDING, Vocabulary
+from leader_platform.models.losses import alignment_loss, distillation_loss, recommendation_loss
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def code_sets(samples: Sequence[Sequence[Sequence[int]]]) -> CodeSets:
 
 
 class StudentOutput(NamedTuple):
-    """Per sample: logits [batch, medications], the layer that is distilled [batch, 2 d], the profile vector [batch, d]."""
+    """Logits [batch, medications], the layer that is distilled [batch, 2 d], and the profile vector [batch, d]."""
 
     logits: Tensor
     representation: Tensor
@@ -94,7 +95,7 @@ class StudentOutput(NamedTuple):
 
 
 class Student(nn.Module):
-    """The paper's student, for the vocabulary's codes; `teacher_width` adds the projection that distillation compares."""
+    """The paper's student over a vocabulary's codes; `teacher_width` adds the projection that distillation compares."""
 
     def __init__(self, config: StudentConfig, vocabulary: Vocabulary, teacher_width: int | None = None) -> None:
         super().__init__()
@@ -107,7 +108,9 @@ class Student(nn.Module):
         self.codes = nn.Embedding(sum(sizes), width)
         self.set_encoders = nn.ModuleDict({kind: _encoder(config) for kind in KINDS})
         self.visit_encoder = _encoder(config)
-        self.fields = nn.ModuleList(nn.Embedding(len(vocabulary.profile[name]), width) for name in config.profile_fields)
+        self.fields = nn.ModuleList(
+            nn.Embedding(len(vocabulary.profile[name]), width) for name in config.profile_fields
+        )
         self.profile_projection = nn.Linear(width * max(1, len(self.fields)), width)
         self.hidden = nn.Linear(3 * width, 2 * width)
         self.output = nn.Linear(2 * width, len(vocabulary.medications))
@@ -148,6 +151,33 @@ class Student(nn.Module):
         # Attention over a row with nothing in it is undefined; such rows attend to themselves and are masked after.
         blocked = ~present & present.any(dim=1, keepdim=True)
         return _masked_mean(self.visit_encoder(states, src_key_padding_mask=blocked), present)
+
+
+class StudentLoss(nn.Module):
+    """The student's whole loss as one module, so that a distributed wrapper sees a single forward pass."""
+
+    def __init__(self, student: Student, config: StudentConfig) -> None:
+        super().__init__()
+        self.student = student
+        self.config = config
+
+    def forward(
+        self, batch: StudentBatch, labels: Tensor, medications: Tensor, teacher_states: Tensor | None
+    ) -> Tensor:
+        """BCE + alpha * distillation + beta * alignment, a scalar.
+
+        `labels` [batch, medications] are 0/1; `medications` [batch, codes] the same as vocabulary indices, which the
+        alignment encodes; `teacher_states` [batch, hidden] None without a teacher, and then there is no distillation.
+        """
+        output = self.student(batch)
+        loss = recommendation_loss(output.logits, labels)
+        if teacher_states is not None:
+            assert self.student.to_teacher is not None
+            projected = self.student.to_teacher(output.representation)
+            loss = loss + self.config.distillation_weight * distillation_loss(projected, teacher_states)
+        current = self.student.encode_sets("medications", medications)
+        alignment = alignment_loss(output.profile, current, self.config.alignment_temperature)
+        return loss + self.config.alignment_weight * alignment
 
 
 def _encoder(config: StudentConfig) -> nn.TransformerEncoder:

@@ -1,4 +1,4 @@
-"""The teacher: a causal language model whose output is a medication layer, so that it can name no drug outside the list."""
+"""The teacher: a causal language model whose output is a medication layer, so it can name no drug outside the list."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from leader_platform import storage
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from leader_platform.config import TeacherConfig
 
+HEAD_FILE = "head.safetensors"  # in a run's `teacher/`
+MERGED = "merged"  # the folder beside it that vLLM and transformers load
+
 
 class MedicationHead(nn.Linear):
-    """logits = W h (+ b), from a hidden state [batch, hidden] to medications [batch, medications] (FIELD: y = sigmoid(W h)).
+    """logits = W h (+ b), from hidden states [batch, hidden] to [batch, medications] (FIELD: y = sigmoid(W h)).
 
     Kept in float32 whatever the backbone computes in: it is small, and its gradients are what BCE gives.
     """
@@ -43,7 +48,7 @@ class Teacher(nn.Module):
         self.head = head
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Right-padded tokens [batch, tokens] -> last token's hidden state [batch, hidden], logits [batch, medications]."""
+        """Right-padded tokens [batch, tokens] -> last token's states [batch, hidden], logits [batch, medications]."""
         states = last_token_states(self.backbone, input_ids, attention_mask)
         return states, self.head(states.float())
 
@@ -91,3 +96,14 @@ def multi_hot(labels: Sequence[Sequence[int]], num_classes: int) -> Tensor:
     for row, indices in enumerate(labels):
         targets[row, list(indices)] = 1
     return targets
+
+
+def load_head(teacher_directory: str) -> MedicationHead:
+    """The medication head of a run's `teacher/`, in float32."""
+    from safetensors.torch import load
+
+    weights = load(storage.read_bytes(storage.join(teacher_directory, HEAD_FILE)))
+    num_classes, hidden_size = weights["weight"].shape
+    head = MedicationHead(hidden_size, num_classes, bias="bias" in weights, dtype=torch.float32)
+    head.load_state_dict(weights)
+    return head.requires_grad_(False)

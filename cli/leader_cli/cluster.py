@@ -1,0 +1,113 @@
+"""`leader cluster`: a local Ray head with its dashboard, or the machines of a cluster file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from leader_cli.console import say, settings_of, show
+
+app = typer.Typer(help="Start, look at and stop the Ray cluster that stages run on.", no_args_is_help=True)
+
+ClusterFile = Annotated[Path | None, typer.Argument(help="A `ray up` cluster file; without it, this machine.")]
+
+
+@app.command()
+def up(
+    context: typer.Context,
+    cluster_yaml: ClusterFile = None,
+    num_cpus: Annotated[int | None, typer.Option(help="CPU cores that Ray may hand out [all].")] = None,
+    object_store_gb: Annotated[
+        float | None, typer.Option(help="Memory for objects, GB [2, at most 15 % of memory].")
+    ] = None,
+    dashboard_port: Annotated[int, typer.Option(help="Port of the dashboard, on loopback.")] = 8265,
+) -> None:
+    """Start a Ray head on this machine with dashboard and token, or the machines of a cluster file."""
+    from leader_platform import cluster, cluster_file
+
+    if cluster_yaml is not None:
+        cluster_file.up(cluster_yaml)
+        return
+    say("Starting Ray ...")
+    state, started = cluster.up(settings_of(context).home, num_cpus, object_store_gb, dashboard_port)
+    result = {**state.model_dump(mode="json"), "started": started}
+    table = _table("Ray cluster started" if started else "Ray cluster already running")
+    table.add_row("Dashboard", state.dashboard_url)
+    table.add_row("Log in", f"the dashboard asks for a token: paste the line that `cat {state.token_file}` prints")
+    table.add_row("Address", state.address)
+    table.add_row(
+        "Resources", f"{state.num_cpus:g} CPU, {state.num_gpus:g} GPU, {state.object_store_bytes:,} B object store"
+    )
+    table.add_row(
+        "Next", "leader train --stage all · leader serve deploy · leader cluster status · leader cluster down"
+    )
+    show(context, result, table)
+
+
+@app.command()
+def status(context: typer.Context, cluster_yaml: ClusterFile = None) -> None:
+    """Nodes, resources, jobs and Serve applications."""
+    from leader_platform import cluster, cluster_file
+    from leader_platform.errors import UserError
+
+    if cluster_yaml is not None:
+        head = cluster_file.head_address(cluster_yaml)
+        show(context, {"head": head}, _rows("Ray cluster", {"Head": head}))
+        return
+    settings = settings_of(context)
+    state = cluster.find(settings.home, settings.address)
+    if state is None:
+        raise UserError(f"No cluster runs for {settings.home}; start one with `leader cluster up`.")
+    result = cluster.status(state)
+    show(context, result, *_status_tables(result))
+
+
+@app.command()
+def down(context: typer.Context, cluster_yaml: ClusterFile = None) -> None:
+    """Stop the cluster and everything that it runs."""
+    from leader_platform import cluster, cluster_file
+
+    if cluster_yaml is not None:
+        cluster_file.down(cluster_yaml)
+        return
+    home = settings_of(context).home
+    stopped = cluster.down(home)
+    text = f"stopped; its log is {home / 'cluster' / 'head.log'}" if stopped else f"none ran for {home}"
+    show(context, {"stopped": stopped}, _rows("Ray cluster", {"Cluster": text}))
+
+
+def _status_tables(result: dict[str, Any]) -> list[Table]:
+    nodes = sum(node["state"] == "ALIVE" for node in result["nodes"])
+    facts = {"Dashboard": result["dashboard_url"], "Address": result["address"], "Nodes": f"{nodes} alive"}
+    if result["pid"]:
+        facts |= {"Process": str(result["pid"]), "Up": f"{result['uptime_s']:,.0f} s", "Token": result["token_file"]}
+    facts |= {
+        name: f"{amount['available']:,.12g} of {amount['total']:,.12g} free"
+        for name, amount in result["resources"].items()
+    }
+    facts |= {f"Serve: {name}": state for name, state in result["serve_applications"].items()}
+    tables = [_rows("Ray cluster", facts)]
+    if result["jobs"]:
+        jobs = Table("Job", "Name", "Status", title="Jobs")
+        for job in result["jobs"]:
+            jobs.add_row(job["job_id"], job["name"] or "", job["status"])
+        tables.append(jobs)
+    return tables
+
+
+def _rows(title: str, facts: dict[str, str]) -> Table:
+    table = _table(title)
+    for name, value in facts.items():
+        table.add_row(name, value)
+    return table
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, show_header=False)
+    # Addresses and paths are for copying: they must not be cut in two.
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table

@@ -1,0 +1,132 @@
+"""`leader quickstart`: the whole main job on the embedded default, ending with a recommendation over HTTP."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leader_cli.console import Settings, say, settings_of, show
+from leader_cli.data import description
+from leader_cli.recommend import answer_tables, remark
+from leader_cli.submit import submit
+from leader_cli.train import evaluation_tables
+
+if TYPE_CHECKING:
+    from leader_platform.cluster import ClusterState
+    from leader_serve.schemas import RecommendationAnswer
+
+
+def quickstart(
+    context: typer.Context,
+    patients: Annotated[int, typer.Option(help="Patients of the synthetic cohort.")] = 300,
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic cohort.")] = 0,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the cluster and the application running.")] = False,
+) -> None:
+    """Synthesise patients, prepare, tune, distill, evaluate, serve, and recommend, on a local cluster of its own."""
+    from leader_platform import cluster
+
+    settings = settings_of(context)
+    if settings.recipe == "default" and settings.config_file is None:
+        settings = replace(settings, recipe="quickstart")
+    started_at = time.monotonic()
+    existing = cluster.find(settings.home, settings.address)
+    state = existing or cluster.up(settings.home)[0]
+    say(f"Ray dashboard: {state.dashboard_url}")
+    try:
+        answer = _main_job(context, settings, state, patients, seed, keep)
+    finally:
+        if existing is None and not keep:
+            say("Stopping the cluster")
+            cluster.down(settings.home)
+    run = settings.run(None)
+    show(context, {"run": run, "answer": answer.model_dump(mode="json")}, *answer_tables(answer))
+    remark(answer)
+    say(f"Done in {(time.monotonic() - started_at) / 60:.1f} minutes.")
+    say(f"The run is in {run}, its metrics in {run}/evaluation/metrics.json, the data set in {settings.data(None)}.")
+
+
+def _main_job(
+    context: typer.Context, settings: Settings, state: ClusterState, patients: int, seed: int, keep: bool
+) -> RecommendationAnswer:
+    from leader_jobs.evaluate import METRICS_FILE
+    from leader_jobs.requests import Request
+    from leader_platform import storage
+    from leader_platform.data.dataset import PreparedData
+    from leader_serve import deploy
+
+    config, data, run = settings.config(), settings.data(None), settings.run(None)
+    raw = settings.home / "raw" / f"synthetic-{patients}-{seed}"
+    _headline(1, f"Synthetic cohort: {patients} patients as raw MIMIC-IV tables")
+    _synthesise(raw, patients, seed)
+    _headline(2, "Prepared data set")
+    submit(settings, Request(kind="prepare", config=config, data=data, raw=str(raw)))
+    if not settings.as_json:
+        show(context, None, *description(PreparedData(data)))
+    _headline(3, "Teacher, its features by vLLM, and the student distilled from it")
+    submit(settings, Request(kind="train", stage="all", config=config, data=data, run=run))
+    _headline(4, "The same student without a teacher, for comparison")
+    submit(settings, Request(kind="train", stage="student", config=config, data=data, run=run))
+    _headline(5, "Evaluation")
+    submit(settings, Request(kind="evaluate", config=config, data=data, run=run))
+    if not settings.as_json:
+        show(context, None, *evaluation_tables(storage.read_json(storage.join(run, "evaluation", METRICS_FILE))))
+    _headline(6, "Serving, and one recommendation over HTTP")
+    plan = deploy.prepare(run, config, say=say)
+    deploy.deploy(state.dashboard_url, plan, on_progress=say, token=state.token())
+    try:
+        return _recommend(settings, config.serve.port)
+    finally:
+        if not keep:
+            deploy.shutdown(state.dashboard_url, state.token())
+
+
+def _headline(number: int, text: str) -> None:
+    say(f"[bold]\\[{number}/6] {text}[/bold]")
+
+
+def _synthesise(raw: Path, patients: int, seed: int) -> None:
+    from leader_platform.data.synthetic import write_mimic4
+
+    if raw.is_dir():
+        say(f"Already in {raw}")
+        return
+    counts = write_mimic4(raw, patients, seed)
+    say(f"{counts.admissions:,} admissions in {raw}")
+
+
+def _recommend(settings: Settings, port: int) -> RecommendationAnswer:
+    """Ask for a patient on a first visit, which goes to the teacher, and for one with a history, whom the student
+    answers; both from the test split, which no model was trained on. Returns the student's answer."""
+    from leader_serve.client import LeaderClient
+
+    with LeaderClient(f"http://127.0.0.1:{port}", timeout=120) as client:
+        for first_visit in (True, False):
+            request = _test_patient(settings, first_visit)
+            file = settings.home / f"patient-{'first-visit' if first_visit else 'with-history'}.json"
+            file.write_text(json.dumps(request, indent=2) + "\n")
+            asked_at = time.monotonic()
+            answer = client.recommend(request)
+            took_ms = 1000 * (time.monotonic() - asked_at)
+            say(
+                f"{file.name}: {len(answer.medications)} medications from the {answer.model} "
+                f"({answer.route.reason}) in {took_ms:.0f} ms"
+            )
+    return answer
+
+
+def _test_patient(settings: Settings, first_visit: bool) -> dict[str, Any]:
+    """A sample of the test split as the JSON of a request, without its labels."""
+    from leader_platform.data.dataset import PreparedData
+    from leader_platform.data.records import PROFILE_FIELDS
+
+    rows = PreparedData(settings.data(None)).samples("test").to_pylist()
+    row = next((row for row in rows if (row["prior_visits"] == 0) == first_visit), rows[0])
+    return {
+        "patient": {name: row[name] for name in PROFILE_FIELDS if row[name] is not None},
+        "visits": [*row["history"], {"diagnoses": row["diagnoses"], "procedures": row["procedures"]}],
+    }

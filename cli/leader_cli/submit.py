@@ -1,0 +1,26 @@
+"""A request to the jobs: as a Ray job where a cluster is up, else in this process on a Ray of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from leader_cli.console import Settings, say
+
+if TYPE_CHECKING:
+    from leader_jobs.requests import Request
+
+
+def submit(settings: Settings, request: Request) -> None:
+    """Run the request to its end, showing its progress; raises the job's own error when it fails."""
+    from leader_platform import cluster
+
+    state = cluster.find(settings.home, settings.address)
+    if state is None:
+        from leader_jobs.requests import run_request
+
+        run_request(request, say)
+        return
+    from leader_platform.ray_jobs import submit_and_follow
+
+    say(f"Running as a job on {state.address}; dashboard {state.dashboard_url}")
+    submit_and_follow(state, [request.model_dump_json()], request.name, say)

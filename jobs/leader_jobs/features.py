@@ -1,0 +1,226 @@
+"""Stage `features`: the tuned teacher's last-token states and logits for every sample, by vLLM (or transformers).
+
+    samples --Ray Data: fit, tokenise--> tokens --engine--> states --head--> chunks --in sample order--> features/
+
+A chunk file is whole or not there, and names the sample ids it holds: a run that was killed goes on with the samples
+that no chunk holds. At the end each sample file gets its feature file, row for row: `features/train/part-00003.parquet`
+answers to `samples/train/part-00003.parquet`, so distillation reads the two side by side and never joins.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from leader_jobs.tokens import SAMPLE_COLUMNS, Tokenise
+from leader_platform import metrics, storage
+from leader_platform.artifacts import FEATURES, TEACHER, Run
+from leader_platform.config import LeaderConfig
+from leader_platform.data.dataset import PreparedData
+from leader_platform.data.samples import SPLITS
+from leader_platform.errors import RunError
+from leader_platform.features import feature_table, label_matrix, matrix, probabilities
+from leader_platform.models.teacher import MERGED, load_head
+from leader_platform.models.vllm_engine import POOLING_PARAMS, engine_arguments, engine_environment
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+LIGHT = 0.1  # CPUs that a stage asks for which only moves data to or from the engine
+
+
+def generate_features(data: PreparedData, run: Run, config: LeaderConfig, key: str, say: Callable[[str], None]) -> None:
+    """Write `features/` for all splits, going on from the chunks of an interrupted run with the same `key`."""
+    chunks = run.path("training", f"{FEATURES}-{key}")
+    parts = {part: f"{split}/{part.rsplit('/', 1)[-1]}" for split in SPLITS for part in data.sample_parts(split)}
+    done = _done(chunks)
+    total = sum(data.manifest["splits"][split]["samples"] for split in SPLITS)
+    resumed = f" ({len(done)} of them already there)" if done else ""
+    say(f"Reading {total} samples with the teacher on {config.features.engine}{resumed}")
+    if len(done) < total:
+        _generate(data, run, config, parts, done, chunks, total, say)
+    about: dict[str, Any] = {"engine": config.features.engine, "samples": total}
+    with run.product(FEATURES, key, config, about) as directory:
+        for part, name in parts.items():
+            _align(part, storage.join(chunks, name), storage.join(directory, name))
+        about["threshold"] = _threshold(data, directory, config)
+    storage.remove(chunks)
+
+
+def _done(chunks: str) -> set[str]:
+    """The samples that a former attempt finished."""
+    files = storage.list_files(chunks, ".parquet", recursive=True)
+    return {sample for file in files for sample in storage.read_parquet(file, ["sample_id"])["sample_id"].to_pylist()}
+
+
+def _generate(
+    data: PreparedData,
+    run: Run,
+    config: LeaderConfig,
+    parts: dict[str, str],
+    done: set[str],
+    chunks: str,
+    total: int,
+    say: Callable[[str], None],
+) -> None:
+    """Run the pipeline over the samples that are not `done`, saying how far it has come."""
+    import ray
+
+    with storage.local_copy(run.path(TEACHER, MERGED)) as merged:
+        tokens = _tokens(data, config, parts, done, str(merged))
+        engine = _vllm if config.features.engine == "vllm" else _transformers
+        written = engine(tokens, str(merged), config).map_batches(
+            _WriteChunks,
+            fn_constructor_args=(run.path(TEACHER), chunks),
+            batch_size=config.features.batch_size,
+            batch_format="pyarrow",
+            num_cpus=LIGHT,
+            compute=ray.data.ActorPoolStrategy(size=1),
+        )
+        num_done, told = len(done), 0
+        for row in written.iter_rows():
+            num_done += row["written"]
+            if (share := 10 * num_done // total) > told:
+                told = share
+                say(f"  {num_done} of {total} samples")
+
+
+def _tokens(data: PreparedData, config: LeaderConfig, parts: dict[str, str], done: set[str], merged: str) -> Dataset:
+    """`sample_id`, `token_ids` and `chunk` (where its feature belongs) of the samples not done.
+
+    These stages ask for next to no CPU: on a small machine the engine holds what there is, and a stage before it that
+    waits for a core would wait for ever.
+    """
+    import ray
+
+    finished = pa.array(sorted(done), pa.string())
+
+    def read(batch: dict[str, Any]) -> pa.Table:
+        samples = storage.read_parquet(str(batch["part"][0]), SAMPLE_COLUMNS)
+        samples = samples.filter(pc.invert(pc.is_in(samples["sample_id"], finished)))
+        return samples.append_column("chunk", pa.array([str(batch["chunk"][0])] * len(samples), pa.string()))
+
+    rows = [{"part": part, "chunk": name} for part, name in parts.items()]
+    return (
+        ray.data.from_items(rows, override_num_blocks=len(rows))
+        .map_batches(read, batch_size=1, num_cpus=LIGHT)
+        .map_batches(
+            Tokenise,
+            fn_constructor_args=(data.uri, merged, config.prompt),
+            batch_format="pyarrow",
+            batch_size=config.features.batch_size,
+            num_cpus=LIGHT,
+            compute=ray.data.ActorPoolStrategy(size=1),
+        )
+    )
+
+
+def _vllm(tokens: Dataset, merged: str, config: LeaderConfig) -> Dataset:
+    """States by vLLM's pooling engine through `ray.data.llm`."""
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    on_gpu = config.resources.gpus_per_worker > 0
+    bundle = {"CPU": 1.0} | ({"GPU": config.resources.gpus_per_worker} if on_gpu else {})
+    processor = build_processor(
+        vLLMEngineProcessorConfig(
+            model_source=merged,
+            task_type="embed",
+            engine_kwargs=engine_arguments(config.features.dtype, config.prompt.max_tokens, on_gpu),
+            placement_group_config={"bundles": [bundle]},
+            runtime_env={"env_vars": engine_environment(config.features.kv_cache_gb, on_gpu)},
+            batch_size=config.features.batch_size,
+            concurrency=config.features.concurrency,
+            chat_template_stage={"enabled": False},
+            tokenize_stage={"enabled": False},
+            detokenize_stage={"enabled": False},
+            log_engine_metrics=False,
+        ),
+        preprocess=lambda row: {"tokenized_prompt": row["token_ids"], "pooling_params": POOLING_PARAMS},
+        postprocess=lambda row: {
+            "sample_id": row["sample_id"],
+            "chunk": row["chunk"],
+            "hidden_state": np.asarray(row["embeddings"], dtype=np.float32),
+        },
+        preprocess_map_kwargs={"num_cpus": LIGHT},
+        postprocess_map_kwargs={"num_cpus": LIGHT},
+    )
+    return processor(tokens)
+
+
+class _TransformersStage:
+    """The same by transformers, as a Ray Data stage."""
+
+    def __init__(self, merged: str, dtype: str, num_threads: int) -> None:
+        import torch
+
+        from leader_platform.models.transformers_engine import TransformersEngine
+
+        torch.set_num_threads(num_threads)
+        self.engine = TransformersEngine(merged, dtype)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        states = self.engine.states([ids.tolist() for ids in batch["token_ids"]])
+        return {"sample_id": batch["sample_id"], "chunk": batch["chunk"], "hidden_state": states}
+
+
+def _transformers(tokens: Dataset, merged: str, config: LeaderConfig) -> Dataset:
+    import ray
+
+    resources = config.resources
+    return tokens.map_batches(
+        _TransformersStage,
+        fn_constructor_args=(merged, config.features.dtype, max(1, int(resources.cpus_per_worker))),
+        batch_size=config.features.batch_size,
+        batch_format="numpy",
+        num_cpus=1,
+        num_gpus=resources.gpus_per_worker,
+        compute=ray.data.ActorPoolStrategy(size=config.features.concurrency),
+    )
+
+
+class _WriteChunks:
+    """States -> logits -> chunk files, one for each sample file that the batch touches."""
+
+    def __init__(self, teacher_directory: str, chunks: str) -> None:
+        head = load_head(teacher_directory)
+        self.weight, bias = head.weight.numpy(), head.bias
+        self.bias = 0.0 if bias is None else bias.numpy()
+        self.chunks = chunks
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        states = np.stack([np.asarray(state, dtype=np.float32) for state in batch["hidden_state"].to_numpy()])
+        names = batch["chunk"].to_pylist()
+        sample_ids = batch["sample_id"].to_pylist()
+        for name in set(names):
+            rows = [index for index, other in enumerate(names) if other == name]
+            table = feature_table(
+                [sample_ids[row] for row in rows], states[rows], states[rows] @ self.weight.T + self.bias
+            )
+            storage.write_parquet(storage.join(self.chunks, name, f"{uuid.uuid4().hex}.parquet"), table)
+        return pa.table({"written": [len(names)]})
+
+
+def _align(samples: str, chunks: str, target: str) -> None:
+    """The feature file of one sample file: its samples, in its order, each once."""
+    sample_ids = storage.read_parquet(samples, ["sample_id"])["sample_id"]
+    parts = [storage.read_parquet(file) for file in storage.list_files(chunks, ".parquet")]
+    if not parts:
+        raise RunError(f"No feature was written for {samples}; run the stage again.")
+    features = pa.concat_tables(parts)
+    place = pc.index_in(sample_ids, features["sample_id"].combine_chunks())
+    if place.null_count:
+        raise RunError(f"{place.null_count} samples of {samples} have no feature; run the stage again to add them.")
+    storage.write_parquet(target, features.take(place))
+
+
+def _threshold(data: PreparedData, directory: str, config: LeaderConfig) -> float:
+    """The teacher's threshold, tuned on validation samples alone."""
+    names = [part.rsplit("/", 1)[-1] for part in data.sample_parts("validation")]
+    tables = [storage.read_parquet(storage.join(directory, "validation", name), ["logits"]) for name in names]
+    scores = probabilities(matrix(pa.concat_tables(tables)["logits"]))
+    return metrics.best_threshold(label_matrix(data, "validation"), scores, config.evaluate.threshold_metric)

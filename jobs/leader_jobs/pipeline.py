@@ -1,0 +1,130 @@
+"""The stages as make sees them: what each needs, whether its product is current, and how to make it.
+
+prepared data --> teacher --> features --> distill --> evaluate
+              \\--------------------> student (without a teacher) --/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from leader_platform.artifacts import EVALUATION, FEATURES, STUDENT, STUDENT_ALONE, TEACHER, Run
+from leader_platform.config import LeaderConfig, fingerprint
+from leader_platform.data.dataset import PreparedData
+from leader_platform.errors import UserError
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training stage by its command's name: the product it makes and the stages whose products it reads."""
+
+    name: str
+    product: str
+    needs: tuple[str, ...] = ()
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("teacher", TEACHER),
+        Stage("features", FEATURES, ("teacher",)),
+        Stage("distill", STUDENT, ("features",)),
+        Stage("student", STUDENT_ALONE),
+    )
+}
+# What `--stage` takes beside a stage's own name.
+GROUPS = {"all": ("teacher", "features", "distill")}
+
+
+def stage_key(name: str, data: PreparedData, config: LeaderConfig) -> str:
+    """A digest of everything that decides a stage's product; equal keys mean that it need not be made again.
+
+    What a stage may use (workers aside) is not part of it: more cores make the same product sooner.
+    """
+    stage = STAGES[name]
+    settings = {
+        "teacher": (config.prompt, config.teacher),
+        "features": (config.features.engine, config.features.dtype, config.evaluate.threshold_metric),
+        "distill": (config.student, config.evaluate.threshold_metric),
+        "student": (config.student, config.evaluate.threshold_metric),
+    }[name]
+    upstream = [stage_key(need, data, config) for need in stage.needs]
+    return fingerprint(name, data.fingerprint, *settings, *upstream)
+
+
+def plan(wanted: str, data: PreparedData, run: Run, config: LeaderConfig, force: bool, only: bool) -> list[str]:
+    """The stages to run, in order, so that the wanted one is current.
+
+    With `only`, a need that is not current is refused, naming the command that makes it. With `force`, the wanted
+    stages run even when they are current; their needs do not.
+    """
+    targets = GROUPS.get(wanted, (wanted,))
+    steps: list[str] = []
+
+    def visit(name: str) -> None:
+        if name in steps:
+            return
+        for need in STAGES[name].needs:
+            visit(need)
+        current = run.is_current(STAGES[name].product, stage_key(name, data, config))
+        remade = any(need in steps for need in STAGES[name].needs)
+        if current and not remade and not (force and name in targets):
+            return
+        if only and name not in targets:
+            raise UserError(
+                f"Stage {wanted} needs the product of {name}, which {run.uri} does not have for these settings; "
+                f"run `leader train --stage {name} --data {data.uri} --run {run.uri}` first, or leave out --only."
+            )
+        steps.append(name)
+
+    for target in targets:
+        visit(target)
+    return steps
+
+
+def run_stage(name: str, data: PreparedData, run: Run, config: LeaderConfig, resume: bool, say: Say) -> None:
+    """Make one stage's product on the Ray that is connected."""
+    key = stage_key(name, data, config)
+    if name == "teacher":
+        from leader_jobs.teacher import train_teacher
+
+        train_teacher(data, run, config, key, resume, say)
+    elif name == "features":
+        from leader_jobs.features import generate_features
+
+        generate_features(data, run, config, key, say)
+    else:
+        from leader_jobs.distill import train_student
+
+        train_student(data, run, config, key, resume, say, with_teacher=name == "distill")
+
+
+def train(
+    wanted: str,
+    data: PreparedData,
+    run: Run,
+    config: LeaderConfig,
+    say: Say,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    only: bool = False,
+) -> list[str]:
+    """Run the wanted stage and those it needs; returns the stages that ran."""
+    steps = plan(wanted, data, run, config, force, only)
+    if not steps:
+        say(f"Nothing to do: {wanted} is current in {run.uri} (--force runs it again).")
+    elif len(steps) > 1:
+        say(f"Stages to run: {', '.join(steps)}.")
+    for name in steps:
+        run_stage(name, data, run, config, resume, say)
+    return steps
+
+
+def evaluation_key(data: PreparedData, run: Run, config: LeaderConfig) -> str:
+    """As `stage_key`, of what the run has."""
+    products = [STAGES[name].product for name in STAGES if run.has(STAGES[name].product)]
+    return fingerprint(EVALUATION, data.fingerprint, config.evaluate, [run.manifest(name)["key"] for name in products])

@@ -1,0 +1,79 @@
+"""What a command asks of the jobs, as data: the same request runs in this process or as a Ray job on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from leader_platform.artifacts import EVALUATION, Run
+from leader_platform.config import LeaderConfig
+from leader_platform.data.dataset import PreparedData
+from leader_platform.ray_session import ray_session
+
+
+class Request(BaseModel):
+    """One job. Paths are absolute or URIs: a job's folder is not its caller's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["prepare", "train", "evaluate"]
+    config: LeaderConfig
+    data: str
+    run: str | None = None
+    raw: str | None = None
+    source: str = "mimic4"
+    terminology: str | None = None
+    stage: str = "all"
+    resume: bool = False
+    force: bool = False
+    only: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the dashboard calls the job."""
+        return f"leader {self.kind}" + (f" --stage {self.stage}" if self.kind == "train" else "")
+
+
+def run_request(request: Request, say: Callable[[str], None], address: str | None = None) -> Any:
+    """Do what is asked on the cluster at `address`, the one this job runs on, or a Ray of its own."""
+    if request.kind == "prepare":
+        return _prepare(request, say, address)
+    data, run = PreparedData(request.data), Run(request.run or "")
+    if request.kind == "train":
+        return _train(request, data, run, say, address)
+    return _evaluate(request, data, run, say)
+
+
+def _prepare(request: Request, say: Callable[[str], None], address: str | None) -> Any:
+    from leader_jobs.prepare import PrepareArguments, check, prepare
+
+    assert request.raw is not None
+    arguments = PrepareArguments(request.source, request.raw, request.data, request.terminology)
+    check(arguments)  # before Ray starts: a wrong path should not take seconds
+    with ray_session(address=address):
+        return prepare(arguments, request.config, say)
+
+
+def _train(
+    request: Request, data: PreparedData, run: Run, say: Callable[[str], None], address: str | None
+) -> list[str]:
+    from leader_jobs import pipeline
+
+    options = {"resume": request.resume, "force": request.force, "only": request.only}
+    if not pipeline.plan(request.stage, data, run, request.config, request.force, request.only):
+        return pipeline.train(request.stage, data, run, request.config, say, **options)
+    with ray_session(address=address):
+        return pipeline.train(request.stage, data, run, request.config, say, **options)
+
+
+def _evaluate(request: Request, data: PreparedData, run: Run, say: Callable[[str], None]) -> Any:
+    from leader_jobs.evaluate import METRICS_FILE, evaluate
+    from leader_jobs.pipeline import evaluation_key
+    from leader_platform import storage
+
+    key = evaluation_key(data, run, request.config)
+    if run.is_current(EVALUATION, key) and not request.force:
+        return storage.read_json(run.path(EVALUATION, METRICS_FILE))
+    return evaluate(data, run, request.config, key, say)

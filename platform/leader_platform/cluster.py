@@ -1,0 +1,246 @@
+"""A local Ray head with dashboard and token, for one workspace; and finding the cluster that a command should use."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from leader_platform import cluster_processes
+from leader_platform.cluster_state import WAY_OUT, ClusterState, environment_token, get_json, require_listening
+from leader_platform.errors import RunError, UserError
+
+_START_PATIENCE_S = 120.0
+_STOP_PATIENCE_S = 5.0
+# Ray's sockets lie 64 characters below the cluster's temporary folder, and a socket's path may have 107 at most.
+_LONGEST_TEMP_ROOT = 20
+_SMALLEST_OBJECT_STORE_BYTES = 80_000_000
+
+
+def up(
+    home: Path, num_cpus: int | None = None, object_store_gb: float | None = None, dashboard_port: int = 8265
+) -> tuple[ClusterState, bool]:
+    """Start a head for the workspace `home`, or return the one that runs; True if it was started now.
+
+    `num_cpus` defaults to all cores, `object_store_gb` (1e9 bytes) to the smaller of 2 and 15 % of the memory. Raises
+    `UserError` for a taken port or a half-dead cluster, and `RunError`, leaving nothing behind, if Ray does not start.
+    """
+    from leader_platform import cluster_head
+
+    with _lock(home):
+        if running := _healthy_state(home):
+            return running, False
+        object_store_bytes = _object_store_bytes(object_store_gb)
+        if num_cpus is not None and num_cpus < 1:
+            raise UserError(f"--num-cpus {num_cpus} is less than 1; leave it out to use all cores.")
+        _require_free(dashboard_port)
+        state = cluster_head.start(
+            _folder(home), temp_dir_of(home), num_cpus, object_store_bytes, dashboard_port, _START_PATIENCE_S
+        )
+        _write_atomically(_folder(home) / "state.json", state.model_dump_json(indent=2))
+        return state, True
+
+
+def down(home: Path) -> bool:
+    """End the workspace's cluster with every process that it started, and only those; False if there was none.
+
+    `head.log` stays. Raises `RunError` if a process cannot be ended.
+    """
+    from leader_platform import cluster_head
+
+    if not _folder(home).exists():
+        return False
+    with _lock(home):
+        state = None
+        with contextlib.suppress(UserError):
+            state = _read_state(home)
+        temp_dir = temp_dir_of(home)
+        head = state.pid if state and _head_lives(state) else None
+        found = (_folder(home) / "state.json").exists() or bool(cluster_processes.members(temp_dir, head))
+        cluster_head.stop(temp_dir, head, _STOP_PATIENCE_S)
+        for name in ("state.json", "token"):
+            (_folder(home) / name).unlink(missing_ok=True)
+        return found
+
+
+def find(home: Path, address: str | None) -> ClusterState | None:
+    """The cluster to use: the one at `address` or RAY_ADDRESS, else the workspace's own, else None.
+
+    An address is `auto`, host:port or the dashboard's http://host:port. Raises `UserError` if no cluster answers there,
+    or if the workspace's own is half-dead.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        return _healthy_state(home)
+    state = _read_state(home)
+    if state and address.rstrip("/") in (state.address, state.dashboard_url, "auto") and _problem(state) is None:
+        return state
+    if address.startswith(("http://", "https://")):
+        url = address.rstrip("/")
+    else:
+        url = _dashboard_of(address)
+        address = address if ":" in address else url
+    found = ClusterState(address=address, dashboard_url=url)
+    get_json(found, "/api/version")
+    return found
+
+
+def status(state: ClusterState) -> dict[str, Any]:
+    """Nodes, resources, jobs and Serve applications of the cluster, as its dashboard tells them; fit for JSON."""
+    from leader_platform.ray_jobs import list_jobs
+
+    nodes = get_json(state, "/api/v0/nodes?detail=1")["data"]["result"]["result"]
+    report = get_json(state, "/api/cluster_status")["data"].get("clusterStatus") or {}
+    usage = report.get("loadMetricsReport", {}).get("usage", {})
+    serve = get_json(state, "/api/serve/applications/")
+    return {
+        "address": state.address,
+        "dashboard_url": state.dashboard_url,
+        "token_file": str(state.token_file) if state.token_file else None,
+        "pid": state.pid,
+        "uptime_s": round(time.time() - state.started_at, 1) if state.started_at else None,
+        "nodes": [{key: node[key] for key in ("node_id", "node_ip", "state", "is_head_node")} for node in nodes],
+        "resources": _resources(nodes, usage),
+        "jobs": list_jobs(state),
+        "serve_applications": {name: each["status"] for name, each in serve.get("applications", {}).items()},
+    }
+
+
+def temp_dir_of(home: Path) -> Path:
+    """Ray's temporary folder for a workspace: short, since sockets lie in it, and the same at every call."""
+    root = tempfile.gettempdir()
+    digest = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:8]
+    return Path(root if len(root) <= _LONGEST_TEMP_ROOT else "/tmp") / f"leader-ray-{digest}"
+
+
+def _resources(nodes: list[dict[str, Any]], usage: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    total: dict[str, float] = {}
+    for node in nodes:
+        if node["state"] == "ALIVE":
+            for name, amount in (node.get("resources_total") or {}).items():
+                # `node:ADDRESS` entries are Ray's handles for placing work, not a resource.
+                if not name.startswith("node:"):
+                    total[name] = total.get(name, 0.0) + amount
+    # The status report spells names in camel case.
+    used = {"object_store_memory" if name == "objectStoreMemory" else name: pair[0] for name, pair in usage.items()}
+    return {
+        name: {"total": amount, "available": amount - used.get(name, 0.0)} for name, amount in sorted(total.items())
+    }
+
+
+def _healthy_state(home: Path) -> ClusterState | None:
+    """The workspace's cluster if it is whole, None if there is none; `UserError` if it is half-dead."""
+    state = _read_state(home)
+    if state is None:
+        if temp_dir_of(home).exists() and cluster_processes.members(temp_dir_of(home)):
+            raise UserError(f"Processes of a cluster that was never finished still run for {home}; {WAY_OUT}")
+        return None
+    if problem := _problem(state):
+        raise UserError(f"The cluster of {home} is half-dead: {problem}; {WAY_OUT}")
+    return state
+
+
+def _problem(state: ClusterState) -> str | None:
+    if not _head_lives(state):
+        return f"its head process {state.pid} is gone"
+    try:
+        get_json(state, "/api/version", timeout_s=10.0)
+    except (UserError, RunError):
+        return f"its dashboard {state.dashboard_url} does not answer"
+    return None
+
+
+def _head_lives(state: ClusterState) -> bool:
+    return state.pid is not None and cluster_processes.start_time(state.pid) == state.process_start
+
+
+def _read_state(home: Path) -> ClusterState | None:
+    path = _folder(home) / "state.json"
+    try:
+        return ClusterState.model_validate(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, ValidationError):
+        raise UserError(f"The cluster state {path} cannot be read; {WAY_OUT}") from None
+
+
+def _folder(home: Path) -> Path:
+    return home / "cluster"
+
+
+@contextlib.contextmanager
+def _lock(home: Path) -> Iterator[None]:
+    """Two commands must not start or end the same cluster at once."""
+    _folder(home).mkdir(parents=True, exist_ok=True)
+    with (_folder(home) / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"Another `leader cluster` command works on {home}; wait until it is done.") from None
+        yield
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        # As servers bind: a port that only waits out its last connections counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            raise UserError(
+                f"Port {port} is taken or not allowed, so the dashboard cannot have it; "
+                "choose another with --dashboard-port."
+            ) from None
+
+
+def _object_store_bytes(object_store_gb: float | None) -> int:
+    if object_store_gb is None:
+        return default_object_store_bytes()
+    if object_store_gb * 1e9 < _SMALLEST_OBJECT_STORE_BYTES:
+        raise UserError(f"--object-store-gb {object_store_gb} is less than 0.08, the least that Ray starts with.")
+    return int(object_store_gb * 1e9)
+
+
+def default_object_store_bytes() -> int:
+    """The smaller of 2 GB and 15 % of the memory that this machine or container has; Ray would take 30 %."""
+    import psutil
+
+    memory = psutil.virtual_memory().total
+    with contextlib.suppress(OSError, ValueError):
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return max(_SMALLEST_OBJECT_STORE_BYTES, min(2_000_000_000, int(0.15 * memory)))
+
+
+def _dashboard_of(address: str) -> str:
+    """The dashboard's URL of the cluster whose control store is at `address` (host:port or auto)."""
+    if address != "auto":
+        require_listening(address)
+    from leader_platform.ray_environment import apply, loopback_environment, ray_environment
+
+    environment = ray_environment() if environment_token() else {}
+    if address.rpartition(":")[0] in ("127.0.0.1", "localhost"):
+        environment |= loopback_environment()
+    apply(environment)
+    from ray.dashboard.utils import ray_address_to_api_server_url
+
+    try:
+        return ray_address_to_api_server_url(address)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"No Ray cluster could be used at {address!r}: {first}") from None

@@ -1,0 +1,98 @@
+"""What is known of a running Ray cluster, and questions to its dashboard. Nothing here needs Ray itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from leader_platform.errors import RunError, UserError
+
+WAY_OUT = "`leader cluster down` clears it, then `leader cluster up` starts a new one."
+
+
+class ClusterState(BaseModel):
+    """A running cluster. Of one that `leader cluster up` did not start, only the addresses are known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    address: str  # host:port of the global control store; the dashboard's URL where only that is known
+    dashboard_url: str
+    token_file: Path | None = (
+        None  # None: the token that Ray itself finds (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray)
+    )
+    pid: int | None = None
+    process_start: float | None = None  # as `cluster_processes.start_time` tells it
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    object_store_bytes: int | None = None
+    temp_dir: Path | None = None
+    started_at: float | None = None  # seconds since 1970
+
+    def token(self) -> str | None:
+        """The cluster's token, or None if it has none; `UserError` if its file cannot be read."""
+        if self.token_file is None:
+            return environment_token()
+        try:
+            return self.token_file.read_text().strip()
+        except OSError as error:
+            raise UserError(
+                f"The cluster's token {self.token_file} cannot be read ({error.strerror}); {WAY_OUT}"
+            ) from None
+
+    def headers(self) -> dict[str, str]:
+        """What a request to the dashboard must carry."""
+        token = self.token()
+        return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def environment_token() -> str | None:
+    """The token that Ray itself would use in this process, in Ray's order, or None."""
+    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+        return token
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named).expanduser() if named else Path.home() / ".ray" / "auth_token"
+    with contextlib.suppress(OSError):
+        return path.read_text().strip() or None
+    return None
+
+
+def get_json(state: ClusterState, path: str, timeout_s: float = 30.0) -> Any:
+    """What the dashboard answers to GET `path`; `UserError` if it does not answer or refuses the token."""
+    import httpx
+
+    try:
+        # No proxy of the environment: the dashboard is on this machine or in its network.
+        answer = httpx.get(state.dashboard_url + path, headers=state.headers(), timeout=timeout_s, trust_env=False)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UserError(
+            f"No Ray dashboard answers at {state.dashboard_url} ({type(error).__name__}); check the address."
+        ) from None
+    if answer.status_code in (401, 403):
+        raise UserError(
+            f"The Ray cluster at {state.dashboard_url} refuses the token; "
+            "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to its file."
+        )
+    if answer.is_error:
+        raise RunError(
+            f"The Ray dashboard answers {path} with status {answer.status_code}: {answer.text[:300].strip()}"
+        )
+    try:
+        return answer.json()
+    except ValueError:
+        raise UserError(f"What answers at {state.dashboard_url} is not a Ray dashboard; check the address.") from None
+
+
+def require_listening(address: str) -> None:
+    """`UserError` unless `address` is host:port and something listens there; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in address:
+        raise UserError(f"{address!r} is not a Ray address; give host:port, auto, or the dashboard's http://host:port.")
+    try:
+        socket.create_connection((host, int(port)), timeout=10.0).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"No Ray cluster answers at {address} ({error}); check the address.") from None

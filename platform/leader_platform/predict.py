@@ -1,0 +1,171 @@
+"""Student and teacher as predictors: what serving and evaluation load from a run, and ask for probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import yaml
+
+from leader_platform import storage
+from leader_platform.artifacts import FEATURES, STUDENT, TEACHER, Run
+from leader_platform.config import LeaderConfig, PromptConfig, StudentConfig
+from leader_platform.data.prompts import fit_prompt
+from leader_platform.data.records import PatientRecord
+from leader_platform.data.vocabulary import Vocabulary
+from leader_platform.errors import UserError
+from leader_platform.features import probabilities
+
+if TYPE_CHECKING:
+    from leader_platform.models.student import Student
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What every predictor knows beside its weights; its files lie in each product directory."""
+
+    vocabulary: Vocabulary
+    titles: dict[str, str]
+
+    @classmethod
+    def read(cls, directory: str) -> Knowledge:
+        vocabulary = Vocabulary.model_validate(storage.read_json(storage.join(directory, "vocabulary.json")))
+        table = storage.read_parquet(storage.join(directory, "titles.parquet"))
+        return cls(vocabulary, dict(zip(table["code"].to_pylist(), table["title"].to_pylist(), strict=True)))
+
+
+class Engine(Protocol):
+    """What runs the language model: `VllmEngine` or `TransformersEngine`."""
+
+    async def encode(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray: ...
+
+    def shut_down(self) -> None: ...
+
+
+class Predictor:
+    """What student and teacher have in common. Probabilities are [records, medications], in `medications` order."""
+
+    def __init__(self, knowledge: Knowledge, threshold: float, version: str) -> None:
+        self.vocabulary = knowledge.vocabulary
+        self.titles = knowledge.titles
+        self.medications = knowledge.vocabulary.medications
+        self.medication_names = {code: name for code, name in knowledge.titles.items() if code.startswith("ATC:")}
+        self.threshold = threshold
+        self.version = version
+
+    def unknown_codes(self, record: PatientRecord) -> list[str]:
+        """The record's codes that training never saw."""
+        return self.vocabulary.unknown_codes(record)
+
+
+class StudentPredictor(Predictor):
+    """The distilled model; milliseconds a record on one core."""
+
+    def __init__(self, model: Student, knowledge: Knowledge, threshold: float, version: str) -> None:
+        super().__init__(knowledge, threshold, version)
+        self.model = model.eval()
+
+    @classmethod
+    def load(cls, run: str, stage: str = STUDENT) -> StudentPredictor:
+        """From a run's `student/` (or another product that holds a student). `UserError` when it cannot be read."""
+        from safetensors.torch import load
+
+        from leader_platform.models.student import Student
+
+        opened = Run(run)
+        manifest, directory = opened.manifest(stage), opened.path(stage)
+        try:
+            knowledge = Knowledge.read(directory)
+            about = storage.read_json(storage.join(directory, CONFIG_FILE))
+            model = Student(StudentConfig.model_validate(about["student"]), knowledge.vocabulary)
+            model.load_state_dict(load(storage.read_bytes(storage.join(directory, WEIGHTS_FILE))))
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise UserError(f"{directory} is not a readable student ({_one_line(error)}); train it again.") from error
+        return cls(model, knowledge, float(about["threshold"]), f"student-{manifest['key']}")
+
+    def predict(self, records: Sequence[PatientRecord]) -> np.ndarray:
+        """Probabilities float32 [records, medications]."""
+        import torch
+
+        from leader_platform.models.student import collate, encode_record
+
+        if not records:
+            return np.zeros((0, len(self.medications)), np.float32)
+        batch = collate([encode_record(record, self.vocabulary) for record in records])
+        with torch.inference_mode():
+            return probabilities(self.model(batch).logits.numpy())
+
+
+class TeacherPredictor(Predictor):
+    """The tuned language model behind an engine; seconds a record on a CPU."""
+
+    def __init__(
+        self, directory: str, folder: str, engine: Engine, knowledge: Knowledge, prompt: PromptConfig, **about: Any
+    ) -> None:
+        from leader_platform.models.backbone import load_tokenizer
+        from leader_platform.models.teacher import load_head
+
+        super().__init__(knowledge, **about)
+        self.engine, self.prompt = engine, prompt
+        self.tokenizer, self.head = load_tokenizer(folder), load_head(directory)
+
+    @classmethod
+    def load(cls, run: str, engine: str = "vllm") -> TeacherPredictor:
+        """From a run's `teacher/`; the prompt is built as it was in training. `UserError` when it cannot be read.
+
+        The threshold is the one that `features` tuned on validation samples, 0.5 when that stage has not run.
+        """
+        from leader_platform.models.teacher import MERGED
+
+        opened = Run(run)
+        manifest, directory = opened.manifest(TEACHER), opened.path(TEACHER)
+        config = LeaderConfig.model_validate(
+            yaml.safe_load(storage.read_bytes(storage.join(directory, "configuration.yaml")))
+        )
+        threshold = opened.manifest(FEATURES)["threshold"] if opened.has(FEATURES) else 0.5
+        with storage.local_copy(storage.join(directory, MERGED)) as merged:
+            return cls(
+                directory,
+                str(merged),
+                _engine(engine, str(merged), config),
+                Knowledge.read(directory),
+                config.prompt,
+                threshold=float(threshold),
+                version=f"teacher-{manifest['key']}",
+            )
+
+    async def predict(self, records: Sequence[PatientRecord]) -> tuple[np.ndarray, list[bool]]:
+        """Probabilities float32 [records, medications], and whether each prompt had to be shortened."""
+        prompts = [fit_prompt(record, self.titles, self.prompt, self._tokens) for record in records]
+        if not prompts:
+            return np.zeros((0, len(self.medications)), np.float32), []
+        states = await self.engine.encode([prompt.token_ids for prompt in prompts])
+        bias = 0.0 if self.head.bias is None else self.head.bias.numpy()
+        return probabilities(states @ self.head.weight.numpy().T + bias), [prompt.truncated for prompt in prompts]
+
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text).input_ids
+
+    def shut_down(self) -> None:
+        """End the engine's own processes."""
+        self.engine.shut_down()
+
+
+def _engine(name: str, folder: str, config: LeaderConfig) -> Engine:
+    if name == "transformers":
+        from leader_platform.models.transformers_engine import TransformersEngine
+
+        return TransformersEngine(folder, config.features.dtype)
+    assert name == "vllm", name
+    from leader_platform.models.vllm_engine import VllmEngine
+
+    on_gpu = config.resources.gpus_per_worker > 0
+    return VllmEngine(folder, config.features.dtype, config.prompt.max_tokens, on_gpu)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,168 @@
+"""Stages as Ray jobs: submitted to a cluster, followed line by line, their failure told in the stage's own sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from leader_platform.cluster_state import ClusterState, get_json
+from leader_platform.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+# A failing job's last line: this word, the exit code, the sentence.
+ERROR_PREFIX = "LEADER-ERROR "
+_ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+_SILENCE_S = 60.0
+_LOST_AFTER_S = 60.0
+
+
+def submit_and_follow(
+    state: ClusterState,
+    arguments: list[str],
+    name: str,
+    on_line: Callable[[str], None],
+    working_environment: dict[str, str] | None = None,
+    entrypoint_module: str = "leader_jobs",
+) -> None:
+    """Run `python -m leader_jobs ARGUMENTS` as a job called `name`, handing each line of its log to `on_line`.
+
+    The job's folder is not the caller's: paths in `arguments` must be absolute. Raises `UserError` or `RunError` with
+    the sentence that the job printed, `RunError` with its last lines if it printed none. Ctrl-C leaves the job running.
+    """
+    # Another machine's Python lies elsewhere; there the job takes what its environment calls python.
+    python = sys.executable if state.pid is not None else "python"
+    client = _client(state)
+    job_id = client.submit_job(
+        entrypoint=shlex.join([python, "-m", entrypoint_module, *arguments]),
+        metadata={"name": name},
+        runtime_env={"env_vars": working_environment} if working_environment else None,
+    )
+    log = _Log(on_line)
+    try:
+        asyncio.run(_follow(client, job_id, log))
+    except KeyboardInterrupt:
+        on_line(f"Job {job_id} goes on; `leader cluster status` lists it, and {state.dashboard_url} shows its log.")
+        raise
+    _raise_failure(client, job_id, name, log)
+
+
+def list_jobs(state: ClusterState) -> list[dict[str, Any]]:
+    """The jobs submitted to the cluster, latest first: id, name, status, start and end (seconds since 1970)."""
+    submitted = [job for job in get_json(state, "/api/jobs/") if job["submission_id"]]
+    jobs = [
+        {
+            "job_id": job["submission_id"],
+            "name": (job.get("metadata") or {}).get("name"),
+            "status": job["status"],
+            "started_at": job["start_time"] / 1000 if job.get("start_time") else None,
+            "ended_at": job["end_time"] / 1000 if job.get("end_time") else None,
+        }
+        for job in submitted
+    ]
+    return sorted(jobs, key=lambda job: job["started_at"] or 0.0, reverse=True)
+
+
+class _Log:
+    """A job's log as it comes in: chunks of any length in, whole lines out, the error line kept back."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self.num_seen = 0
+        self.error: str | None = None
+        self.last: deque[str] = deque(maxlen=5)
+        self._on_line = on_line
+        self._rest = ""
+
+    def take(self, text: str, position: int) -> None:
+        """`text` begins `position` characters into the log; what was seen before is skipped."""
+        fresh = text[max(0, self.num_seen - position) :]
+        self.num_seen += len(fresh)
+        *lines, self._rest = (self._rest + fresh).split("\n")
+        for line in lines:
+            self._line(line)
+
+    def close(self) -> None:
+        if self._rest:
+            self._line(self._rest)
+            self._rest = ""
+
+    def _line(self, line: str) -> None:
+        if line.startswith(ERROR_PREFIX):
+            self.error = line
+        elif "Running entrypoint for job" not in line:
+            # That line is Ray's, with the whole command in it.
+            self.last.append(line)
+            self._on_line(line)
+
+
+async def _follow(client: JobSubmissionClient, job_id: str, log: _Log) -> None:
+    """Read the job's log until the job has ended, beginning again at what was seen when the connection breaks."""
+    last_contact = time.monotonic()
+    while True:
+        try:
+            await _tail(client, job_id, log)
+            ended = client.get_job_status(job_id).value in _ENDED
+            last_contact = time.monotonic()
+            if ended:
+                # What came between the last chunk and the end, had the connection broken there.
+                log.take(client.get_job_logs(job_id), 0)
+                log.close()
+                return
+        except (ConnectionError, RuntimeError, OSError) as error:
+            if time.monotonic() - last_contact > _LOST_AFTER_S:
+                raise RunError(f"The cluster does not answer any more while job {job_id} runs ({error}).") from None
+        await asyncio.sleep(1.0)
+
+
+async def _tail(client: JobSubmissionClient, job_id: str, log: _Log) -> None:
+    import aiohttp
+
+    position = 0
+    chunks = client.tail_job_logs(job_id)
+    try:
+        # A connection that dies without a word would otherwise keep us waiting for ever.
+        while (chunk := await asyncio.wait_for(anext(chunks, None), _SILENCE_S)) is not None:
+            log.take(chunk, position)
+            position += len(chunk)
+    except (RuntimeError, OSError, TimeoutError, aiohttp.ClientError):
+        return
+
+
+def _raise_failure(client: JobSubmissionClient, job_id: str, name: str, log: _Log) -> None:
+    status = client.get_job_status(job_id).value
+    if status == "SUCCEEDED":
+        return
+    if status == "STOPPED":
+        raise RunError(f"Job {job_id} ({name}) was stopped.")
+    if log.error is not None:
+        code, _, sentence = log.error.removeprefix(ERROR_PREFIX).partition(" ")
+        raise UserError(sentence) if code == "2" else RunError(sentence)
+    lines = list(log.last) or [client.get_job_info(job_id).message or "it printed nothing"]
+    raise RunError(f"Job {job_id} ({name}) failed; its last lines:\n" + "\n".join(lines))
+
+
+def _client(state: ClusterState) -> JobSubmissionClient:
+    # First a request with a sentence for each way to fail; the client has tracebacks.
+    get_json(state, "/api/version")
+    from ray.job_submission import JobSubmissionClient
+
+    with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        # Ray's client prefers these variables to the address that it is given.
+        return JobSubmissionClient(state.dashboard_url, headers=state.headers())
+
+
+@contextmanager
+def _without(*names: str) -> Iterator[None]:
+    values = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(values)

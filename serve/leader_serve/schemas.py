@@ -1,0 +1,265 @@
+"""What travels over HTTP: requests, answers and errors. A misspelt field is an error, not silence."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, StringConstraints
+from pydantic.config import JsonDict
+
+from leader_platform.data.records import PatientRecord, Visit
+
+NOTICE = (
+    "Research use: decision support for clinicians, not a medical device. "
+    "A clinician must check every recommendation and interaction before acting on it."
+)
+
+Code = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Z0-9]+:[A-Z0-9.]+$", max_length=40),
+]
+ProfileText = Annotated[str, StringConstraints(max_length=64)]
+Fraction = Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)]
+
+
+class ModelChoice(StrEnum):
+    """What a caller may ask for."""
+
+    AUTO = "auto"
+    STUDENT = "student"
+    TEACHER = "teacher"
+
+
+class RouteReason(StrEnum):
+    """Why a request went where it went."""
+
+    REQUESTED = "requested"
+    FIRST_VISIT = "first-visit"
+    HISTORY_KNOWN = "history-known"
+    TEACHER_UNAVAILABLE = "teacher-unavailable"
+    TEACHER_FAILED = "teacher-failed"
+    TEACHER_TIMEOUT = "teacher-timeout"
+    TEACHER_OVERLOADED = "teacher-overloaded"
+
+
+ModelName = Literal["student", "teacher"]
+Between = Literal["recommended", "recommended-current"]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PatientProfile(_Message):
+    """Who the patient is; a field that is not known is left out or null."""
+
+    gender: ProfileText | None = Field(default=None, examples=["F"])
+    age: float | None = Field(
+        default=None, ge=0, le=120, strict=True, allow_inf_nan=False, description="Years.", examples=[71]
+    )
+    insurance: ProfileText | None = Field(default=None, examples=["Medicare"])
+    language: ProfileText | None = Field(default=None, examples=["ENGLISH"])
+    marital_status: ProfileText | None = Field(default=None, examples=["MARRIED"])
+    race: ProfileText | None = Field(default=None, examples=["WHITE"])
+
+
+class VisitCodes(_Message):
+    """One hospital stay's codes, each with its system: `ICD10CM:I10`, `ICD9PCS:3961`, `ATC:C09A`."""
+
+    diagnoses: list[Code] = Field(default_factory=list, examples=[["ICD10CM:I10", "ICD10CM:N179"]])
+    procedures: list[Code] = Field(default_factory=list, examples=[["ICD10PCS:5A1D70Z"]])
+    medications: list[Code] = Field(
+        default_factory=list,
+        description=(
+            "ATC classes. Of the current visit they are the patient's current medications: they are checked for "
+            "interactions with what is recommended, and no model reads them."
+        ),
+        examples=[["ATC:C09A"]],
+    )
+
+
+_EXAMPLE_REQUEST: JsonDict = {
+    "patient": {
+        "insurance": "Medicare",
+        "language": "ENGLISH",
+        "marital_status": "MARRIED",
+        "race": "WHITE",
+        "gender": "F",
+        "age": 71,
+    },
+    "visits": [
+        {"diagnoses": ["ICD10CM:I10"], "procedures": [], "medications": ["ATC:C09A"]},
+        {"diagnoses": ["ICD10CM:I10", "ICD10CM:N179"], "procedures": []},
+    ],
+    "model": "auto",
+    "threshold": None,
+    "top_k": None,
+}
+
+
+class RecommendationRequest(_Message):
+    """A patient, the visits in time order with the current one last, and what to answer with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [_EXAMPLE_REQUEST]})
+
+    patient: PatientProfile = PatientProfile()
+    visits: list[VisitCodes] = Field(min_length=1, description="Oldest first; the last one is the current visit.")
+    model: ModelChoice = Field(
+        default=ModelChoice.AUTO, description="auto: the teacher for a first visit, else the student."
+    )
+    threshold: Fraction | None = Field(
+        default=None,
+        description="Least probability of a recommended medication; null: the model's own.",
+    )
+    top_k: int | None = Field(
+        default=None, ge=1, strict=True, description="At most so many medications; null: no limit."
+    )
+
+
+class BatchRequest(_Message):
+    """Several requests, each checked and answered on its own: one bad item does not fail the others."""
+
+    requests: list[SkipValidation[RecommendationRequest]] = Field(min_length=1)
+
+
+class RouteAnswer(_Message):
+    """Why this model answered."""
+
+    reason: RouteReason
+    text: str = Field(description="The reason as a sentence.")
+
+
+class RecommendedMedication(_Message):
+    code: str = Field(examples=["ATC:C09A"])
+    name: str = Field(examples=["ACE inhibitors, plain"])
+    probability: float = Field(ge=0, le=1)
+
+
+class InteractionAlert(_Message):
+    """A known interaction of two medications, both recommended or one recommended and one current."""
+
+    codes: tuple[str, str] = Field(description="In `recommended-current` the recommended one first.")
+    names: tuple[str, str]
+    between: Between
+    severity: str | None = Field(description="As the source says it; null where it says none.")
+    reason: str
+    source: str
+
+
+_EXAMPLE_ANSWER: JsonDict = {
+    "model": "student",
+    "model_version": "3f9a1c0d",
+    "route": {"reason": "history-known", "text": "Earlier visits are known, so the student answered."},
+    "degraded": False,
+    "threshold": 0.31,
+    "medications": [{"code": "ATC:B01A", "name": "Antithrombotic agents", "probability": 0.93}],
+    "interactions": [
+        {
+            "codes": ["ATC:B01A", "ATC:N02B"],
+            "names": ["Antithrombotic agents", "Other analgesics and antipyretics"],
+            "between": "recommended-current",
+            "severity": "major",
+            "reason": "Higher risk of bleeding.",
+            "source": "example",
+        }
+    ],
+    "unknown_codes": [],
+    "prompt_truncated": None,
+    "notice": NOTICE,
+}
+
+
+class RecommendationAnswer(_Message):
+    """What is recommended, by which model and why, and what speaks against it."""
+
+    # A client must understand a newer server that says more.
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, protected_namespaces=(), json_schema_extra={"examples": [_EXAMPLE_ANSWER]}
+    )
+
+    model: ModelName
+    model_version: str
+    route: RouteAnswer
+    degraded: bool = Field(description="The teacher was wanted, but the student answered.")
+    threshold: float = Field(description="The least probability that was recommended.")
+    medications: list[RecommendedMedication] = Field(description="Highest probability first.")
+    interactions: list[InteractionAlert]
+    unknown_codes: list[str] = Field(description="Codes of the request that the model never met in training.")
+    prompt_truncated: bool | None = Field(default=None, description="Teacher only: whether old history was cut.")
+    notice: str = NOTICE
+
+
+class FieldProblem(_Message):
+    field: str = Field(examples=["visits.0.diagnoses.2"])
+    message: str
+
+
+class ErrorDetail(_Message):
+    code: str = Field(examples=["invalid-request"])
+    message: str
+    fields: list[FieldProblem] = Field(default_factory=list)
+
+
+class ErrorAnswer(_Message):
+    """What went wrong, without a word of the request's content."""
+
+    error: ErrorDetail
+    request_id: str | None = Field(default=None, description="The same as the header X-Request-ID.")
+
+
+class BatchItem(_Message):
+    """Exactly one of the two is set."""
+
+    answer: RecommendationAnswer | None = None
+    error: ErrorDetail | None = None
+
+
+class BatchAnswer(_Message):
+    """One item a request, in the requests' order."""
+
+    items: list[BatchItem]
+
+
+class ModelStatus(_Message):
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+    model: ModelName
+    available: bool
+    version: str | None = None
+    threshold: float | None = None
+    num_medications: int | None = None
+
+
+class ModelsAnswer(_Message):
+    models: list[ModelStatus]
+    notice: str = NOTICE
+
+
+class HealthAnswer(_Message):
+    status: str
+
+
+def to_record(request: RecommendationRequest) -> PatientRecord:
+    """The patient as the models see one: the current visit's medications, if given, are left out."""
+    *earlier, current = request.visits
+    profile = request.patient.model_dump(exclude_none=True)
+    if float(profile.get("age", 0.5)).is_integer():
+        profile["age"] = int(profile["age"])  # The teacher reads ages as text: 71, not 71.0.
+    return PatientRecord(
+        profile=profile,
+        history=tuple(
+            Visit(_distinct(visit.diagnoses), _distinct(visit.procedures), _distinct(visit.medications))
+            for visit in earlier
+        ),
+        current=Visit(_distinct(current.diagnoses), _distinct(current.procedures)),
+    )
+
+
+def current_medications(request: RecommendationRequest) -> tuple[str, ...]:
+    """What the patient takes already, as far as the request tells."""
+    return _distinct(request.visits[-1].medications)
+
+
+def _distinct(codes: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(codes))

@@ -1,0 +1,33 @@
+"""The teacher as a Serve deployment: a tuned language model with its medication head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ray import serve
+
+from leader_serve.prediction import ModelCard, Prediction, Query, card, choose, without_patient_content
+
+
+class Teacher:
+    """Answers within seconds on a CPU. Not micro-batched here: vLLM lets each new prompt join the running batch."""
+
+    def __init__(self, run: str, engine: str) -> None:
+        from leader_platform.predict import TeacherPredictor
+
+        self._predictor = TeacherPredictor.load(run, engine=engine)
+
+    async def predict(self, queries: Sequence[Query]) -> list[Prediction]:
+        """One prediction a query, in order."""
+        with without_patient_content("teacher"):
+            rows, truncated = await self._predictor.predict([query.record for query in queries])
+            return [
+                choose(self._predictor, query, row, cut)
+                for query, row, cut in zip(queries, rows, truncated, strict=True)
+            ]
+
+    async def describe(self) -> ModelCard:
+        return card(self._predictor)
+
+
+TeacherDeployment = serve.deployment(name="Teacher")(Teacher)

@@ -1,0 +1,140 @@
+"""One local cluster, from `leader cluster up` to `leader cluster down`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from leader_cli.main import app
+from leader_platform import cluster, cluster_processes
+from leader_platform.cluster_head import _free_port
+from leader_platform.cluster_state import ClusterState
+from leader_platform.errors import RunError, UserError
+from leader_platform.ray_jobs import submit_and_follow
+
+pytestmark = pytest.mark.slow
+
+STAGE = """
+import sys
+from leader_platform.ray_session import ray_session
+
+match sys.argv[1]:
+    case "good":
+        with ray_session():
+            import ray
+
+            print("answer", ray.get(ray.remote(lambda: 6 * 7).remote()))
+    case "bad input":
+        print("LEADER-ERROR 2 No data set is at DIR; run prepare.")
+        sys.exit(2)
+    case "crash":
+        raise SystemError("the sky fell")
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    home = tmp_path_factory.mktemp("home")
+    yield home
+    cluster.down(home)
+
+
+@pytest.fixture(scope="module")
+def state(home: Path) -> ClusterState:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+            patch.delenv(name, raising=False)
+        arguments = [
+            "cluster",
+            "up",
+            "--num-cpus",
+            "2",
+            "--object-store-gb",
+            "0.2",
+            "--dashboard-port",
+            str(_free_port()),
+        ]
+        result = CliRunner().invoke(app, ["--home", str(home), "--json", *arguments])
+    assert result.exit_code == 0, result.exception
+    values = json.loads(result.stdout)
+    assert values.pop("started") is True
+    return ClusterState.model_validate(values)
+
+
+def test_a_second_up_returns_the_first(home: Path, state: ClusterState) -> None:
+    assert cluster.up(home) == (state, False)
+
+
+def test_only_the_token_opens_the_dashboard(state: ClusterState) -> None:
+    url = state.dashboard_url + "/api/jobs/"
+    assert httpx.get(url).status_code == 401
+    assert httpx.get(url, headers=state.headers()).status_code == 200
+    assert state.token_file is not None
+    assert state.token_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_every_port_is_on_loopback(state: ClusterState) -> None:
+    assert state.temp_dir is not None
+    for process in cluster_processes.members(state.temp_dir, state.pid):
+        for connection in process.net_connections():
+            if connection.status == psutil.CONN_LISTEN:
+                assert connection.laddr.ip.endswith("127.0.0.1"), (process, connection)
+
+
+def test_jobs_are_followed_and_their_failures_told(home: Path, state: ClusterState, tmp_path: Path) -> None:
+    (tmp_path / "toy_stage.py").write_text(STAGE)
+    environment = {"PYTHONPATH": str(tmp_path)}
+    lines: list[str] = []
+
+    def run(what: str) -> None:
+        submit_and_follow(state, [what], f"toy {what}", lines.append, environment, entrypoint_module="toy_stage")
+
+    run("good")
+    assert "answer 42" in lines
+    assert not any("Running entrypoint" in line for line in lines)
+    with pytest.raises(UserError, match=r"^No data set is at DIR; run prepare\.$"):
+        run("bad input")
+    with pytest.raises(RunError, match=r"(?s)raysubmit_.* \(toy crash\) failed.*the sky fell"):
+        run("crash")
+
+    result = CliRunner().invoke(app, ["--home", str(home), "--json", "cluster", "status"])
+    status = json.loads(result.stdout)
+    jobs = {job["name"]: job["status"] for job in status["jobs"]}
+    assert jobs == {"toy good": "SUCCEEDED", "toy bad input": "FAILED", "toy crash": "FAILED"}
+    assert status["resources"]["CPU"] == {"total": 2.0, "available": 2.0}
+    assert [node["state"] for node in status["nodes"]] == ["ALIVE"]
+
+
+def test_the_cluster_is_found_by_its_addresses(
+    home: Path, state: ClusterState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cluster.find(home, None) == cluster.find(home, state.address) == state
+    assert state.token_file is not None
+    elsewhere = home / "elsewhere"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
+    with pytest.raises(UserError, match="refuses the token"):
+        cluster.find(elsewhere, state.dashboard_url)
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(state.token_file))
+    found = cluster.find(elsewhere, state.dashboard_url)
+    assert found is not None
+    assert cluster.status(found)["nodes"]
+
+
+def test_down_leaves_nothing(home: Path, state: ClusterState) -> None:
+    assert state.temp_dir is not None
+    members = cluster_processes.members(state.temp_dir, state.pid)
+    assert len(members) > 10
+    result = CliRunner().invoke(app, ["--home", str(home), "--json", "cluster", "down"])
+    assert json.loads(result.stdout) == {"stopped": True}
+    # Zombies are gone but for their parent's notice of it.
+    assert [each for each in members if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
+    assert sorted(path.name for path in (home / "cluster").iterdir()) == ["head.log", "lock"]
+    assert not state.temp_dir.exists()
+    assert cluster.find(home, None) is None

@@ -1,0 +1,230 @@
+"""The local cluster's bookkeeping, without a Ray: state, half-dead clusters, ports, addresses, the cluster file."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from leader_cli.main import app
+from leader_platform import cluster, cluster_file, cluster_head, cluster_processes, ray_environment
+from leader_platform.cluster_state import ClusterState, environment_token
+from leader_platform.errors import RunError, UserError
+from leader_platform.ray_jobs import _Log
+from leader_platform.ray_session import ray_session
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield taken.getsockname()[1]
+
+
+def write_state(home: Path, pid: int, process_start: float | None) -> ClusterState:
+    state = ClusterState(
+        address="127.0.0.1:1",
+        dashboard_url="http://127.0.0.1:1",
+        token_file=home / "cluster" / "token",
+        pid=pid,
+        process_start=process_start,
+    )
+    (home / "cluster").mkdir(parents=True)
+    (home / "cluster" / "state.json").write_text(state.model_dump_json())
+    (home / "cluster" / "token").write_text("secret")
+    return state
+
+
+def test_no_cluster(tmp_path: Path) -> None:
+    assert cluster.find(tmp_path, None) is None
+    assert cluster.down(tmp_path) is False
+
+
+@pytest.mark.parametrize(("pid", "start"), [(os.getpid(), 0.0), (2**22 + 1, None)])
+def test_a_recycled_or_ended_process_is_half_dead_and_spared(tmp_path: Path, pid: int, start: float | None) -> None:
+    write_state(tmp_path, pid, start or 1.0)
+    for use in (cluster.up, lambda home: cluster.find(home, None)):
+        with pytest.raises(UserError, match=r"half-dead: its head process .* is gone; `leader cluster down`"):
+            use(tmp_path)
+    # This test's own pid stands in the state: had its start time not been compared, the test would end here.
+    assert cluster.down(tmp_path) is True
+    assert not (tmp_path / "cluster" / "state.json").exists()
+    assert not (tmp_path / "cluster" / "token").exists()
+
+
+def test_a_silent_dashboard_is_half_dead(tmp_path: Path) -> None:
+    write_state(tmp_path, os.getpid(), cluster_processes.start_time(os.getpid()))
+    with pytest.raises(UserError, match=r"dashboard http://127\.0\.0\.1:1 does not answer"):
+        cluster.find(tmp_path, None)
+
+
+def test_an_unreadable_state_is_cleared_by_down(tmp_path: Path) -> None:
+    (tmp_path / "cluster").mkdir()
+    (tmp_path / "cluster" / "state.json").write_text("{")
+    with pytest.raises(UserError, match="leader cluster down"):
+        cluster.find(tmp_path, None)
+    assert cluster.down(tmp_path) is True
+    assert cluster.find(tmp_path, None) is None
+
+
+def test_an_orphan_of_the_cluster_is_found_by_its_mark_and_ended(tmp_path: Path) -> None:
+    temp_dir = cluster.temp_dir_of(tmp_path)
+    temp_dir.mkdir()
+    environment = {**os.environ, cluster_processes.MARKER: str(temp_dir)}
+    (tmp_path / "cluster").mkdir()
+    sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(sleeper, env=environment) as marked, subprocess.Popen(sleeper) as stranger:
+        with pytest.raises(UserError, match="leader cluster down"):
+            cluster.up(tmp_path)
+        assert cluster.down(tmp_path) is True
+        assert marked.wait(5) != 0
+        assert stranger.poll() is None
+        stranger.kill()
+    assert not temp_dir.exists()
+
+
+def test_a_taken_port_is_named(tmp_path: Path, taken_port: int) -> None:
+    with pytest.raises(UserError, match=rf"Port {taken_port} .* --dashboard-port"):
+        cluster.up(tmp_path, dashboard_port=taken_port)
+    assert not (tmp_path / "cluster" / "token").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"num_cpus": 0}, "--num-cpus 0"), ({"object_store_gb": 0.01}, "0.01 is less than 0.08")],
+)
+def test_sizes_are_checked(tmp_path: Path, arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        cluster.up(tmp_path, **arguments)  # type: ignore[arg-type]
+
+
+def test_a_failed_start_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "print('Ray says why'); raise SystemExit(3)"
+    monkeypatch.setattr(cluster_head, "_command", lambda *_: [sys.executable, "-c", code])
+    with pytest.raises(RunError, match=r"(?s)status 3 .*head\.log:\nRay says why"):
+        cluster.up(tmp_path, dashboard_port=cluster_head._free_port())
+    assert sorted(path.name for path in (tmp_path / "cluster").iterdir()) == ["head.log", "lock"]
+    assert not cluster.temp_dir_of(tmp_path).exists()
+
+
+def test_the_temp_dir_leaves_room_for_sockets(tmp_path: Path) -> None:
+    assert len(str(cluster.temp_dir_of(tmp_path / ("deep/" * 40)))) <= 41
+    assert cluster.temp_dir_of(tmp_path) != cluster.temp_dir_of(tmp_path / "other")
+
+
+def test_the_token_is_read_as_ray_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environment_token() is None
+    (tmp_path / "file").write_text("from file\n")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "file"))
+    assert environment_token() == "from file"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "from variable")
+    assert environment_token() == "from variable"
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("nonsense", "'nonsense' is not a Ray address"),
+        ("ray://host:10001", "is not a Ray address"),
+        ("127.0.0.1:1", "No Ray cluster answers at 127.0.0.1:1"),
+        ("http://127.0.0.1:1", "No Ray dashboard answers at http://127.0.0.1:1"),
+    ],
+)
+def test_addresses_without_a_cluster(tmp_path: Path, address: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        cluster.find(tmp_path, address)
+
+
+def test_a_session_without_a_cluster_at_its_address() -> None:
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:1"), ray_session(address="127.0.0.1:1"):
+        pass
+    with pytest.raises(UserError, match="http://host:1"), ray_session(address="http://host:1"):
+        pass
+
+
+def test_a_log_is_read_once_however_it_comes() -> None:
+    lines: list[str] = []
+    log = _Log(lines.append)
+    text = "Running entrypoint for job x: python\none\ntwo\nLEADER-ERROR 2 No such file.\nthree"
+    log.take(text[:40], 0)
+    log.take(text[:20], 0)
+    log.take(text[20:60], 20)
+    log.take(text, 0)
+    log.close()
+    assert lines == ["one", "two", "three"]
+    assert log.error == "LEADER-ERROR 2 No such file."
+
+
+def test_a_users_own_variable_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    monkeypatch.delenv("DO_NOT_TRACK", raising=False)
+    ray_environment.apply({"RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1"})
+    assert (os.environ["RAY_USAGE_STATS_ENABLED"], os.environ["DO_NOT_TRACK"]) == ("1", "1")
+
+
+def test_haproxy_is_asked_for_only_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ("RAY_SERVE_ENABLE_HA_PROXY" in ray_environment.ray_environment()) == ray_environment.haproxy_available()
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", "/nowhere/haproxy")
+    assert "RAY_SERVE_ENABLE_HA_PROXY" not in ray_environment.ray_environment()
+
+
+def test_our_cluster_file_is_one_that_ray_takes() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    values = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    validate_config(prepare_config(values))
+    cluster_file.check(ROOT / "cluster.yaml")
+    for commands in (values["head_start_ray_commands"], values["worker_start_ray_commands"]):
+        for name, value in ray_environment.ray_environment().items():
+            assert f"{name}={value}" in commands[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read"),
+        ("a: [", "not valid YAML"),
+        ("- a", "no cluster_name and no provider"),
+        ("cluster_name: x", "no provider"),
+    ],
+)
+def test_a_wrong_cluster_file(tmp_path: Path, text: str | None, message: str) -> None:
+    file = tmp_path / "cluster.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        cluster_file.up(file)
+
+
+def test_commands_without_a_cluster(tmp_path: Path) -> None:
+    runner = CliRunner()
+    down = runner.invoke(app, ["--home", str(tmp_path), "--json", "cluster", "down"])
+    assert json.loads(down.stdout) == {"stopped": False}
+    status = runner.invoke(app, ["--home", str(tmp_path), "cluster", "status"])
+    assert isinstance(status.exception, UserError)
+    assert "leader cluster up" in str(status.exception)
+
+
+def test_help_imports_no_ray() -> None:
+    code = (
+        "import sys, leader_cli.main, leader_platform.cluster, leader_platform.ray_jobs, leader_platform.ray_session;"
+    )
+    subprocess.run([sys.executable, "-c", code + "sys.exit('ray' in sys.modules)"], check=True)
