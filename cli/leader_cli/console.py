@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 # Progress and remarks go to the error stream, so that `--json` leaves only the result on the output.
 remarks = Console(stderr=True, highlight=False, soft_wrap=True)
-output = Console(highlight=False)
+# Tables that are piped into a file are not squeezed into the 80 columns of a terminal that is not there.
+output = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def evaluation_tables(result: dict[str, Any]) -> list[Table]:
     """One table a group of visits, one row a model."""
     title = f"Test split, labels: {result['label_window']}"
     table = Table("visits", "model", title=title, title_justify="left")
-    for heading in ("samples", "PRAUC", "Jaccard", "F1", "interaction rate", "medications", "threshold"):
+    for heading in ("samples", "PRAUC", "Jaccard", "F1", "DDI rate", "medications", "threshold"):
         table.add_column(heading, justify="right")
     groups = list(next(iter(result["models"].values()))["groups"])
     for group in groups:

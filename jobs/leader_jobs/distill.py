@@ -19,7 +19,15 @@ import numpy as np
 import pyarrow as pa
 
 from leader_jobs.tokens import SAMPLE_COLUMNS
-from leader_jobs.training import DATASET_FILES, copy_dataset_files, report, require_finite, run_trainer, seed_everything
+from leader_jobs.training import (
+    DATASET_FILES,
+    class_frequency,
+    copy_dataset_files,
+    require_finite,
+    run_trainer,
+    seed_everything,
+    tell,
+)
 from leader_platform import metrics, storage
 from leader_platform.artifacts import FEATURES, STUDENT, STUDENT_ALONE, Run
 from leader_platform.config import LeaderConfig, StudentConfig
@@ -76,7 +84,7 @@ def _rows(data: PreparedData, split: str, features: str | None) -> Any:
     """A split's samples as a Ray data set, each with its `hidden_state` where features are given."""
     import ray
 
-    def read(batch: dict[str, Any]) -> pa.Table:
+    def read(batch: Any) -> pa.Table:
         part = str(batch["part"][0])
         samples = storage.read_parquet(part, SAMPLE_COLUMNS)
         if features is None:
@@ -104,27 +112,31 @@ def _worker(arguments: dict[str, Any]) -> None:
 
     config = LeaderConfig.model_validate(arguments["config"])
     student = config.student
+    rank = train.get_context().get_world_rank()
     seed_everything(student.seed)  # the same weights in every worker
     data = PreparedData(arguments["data"])
     examples, validation = _load("train", data), _load("validation", data)
     states = examples.teacher_states
     model = Student(student, data.vocabulary, None if states is None else states.shape[1])
+    if student.output_prior_bias:
+        model.begin_with(class_frequency(data))
     optimizer = torch.optim.Adam(model.parameters(), lr=student.learning_rate)
     progress = _Progress.restore(model, optimizer)
     device = train.torch.get_device()
     trained = train.torch.prepare_model(StudentLoss(model, student))
-    while progress.epoch < student.max_epochs and progress.epochs_since_best < student.patience:
-        losses = [
-            _train_step(trained, optimizer, examples, rows, device)
-            for rows in _batches(examples, student, progress.epoch, train.get_context().get_world_rank())
-        ]
+    while not progress.ended(student):
+        seed_everything(student.seed, rank, progress.epoch)  # so that a resumed run draws what an undisturbed one does
+        rows_of_batches = _batches(examples, student, progress.epoch, rank)
+        losses = [_train_step(trained, optimizer, examples, rows, device) for rows in rows_of_batches]
         loss = require_finite(float(np.mean(losses)), "student", progress.epoch + 1)
         labels, scores = _predict(model, validation, device)
         prauc = float(np.nanmean(metrics.average_precision(labels, scores)))
         progress.advance(model, prauc, metrics.best_threshold(labels, scores, config.evaluate.threshold_metric))
         told = {"epoch": progress.epoch, "loss": loss, "validation_prauc": prauc}
-        with tempfile.TemporaryDirectory() as folder:
-            report(arguments, told, progress.checkpoint(Path(folder), model, optimizer))
+        tell(arguments, told)
+        if progress.epoch % student.checkpoint_epochs == 0 or progress.ended(student):
+            with tempfile.TemporaryDirectory() as folder:
+                train.report(told, checkpoint=progress.checkpoint(Path(folder), model, optimizer))
 
 
 def _load(split: str, data: PreparedData) -> Examples:
@@ -207,6 +219,9 @@ class _Progress:
         if prauc > self.best_prauc:
             self.best_prauc, self.best_threshold, self.epochs_since_best = prauc, threshold, 0
             self.best_weights = {name: weight.detach().cpu().clone() for name, weight in model.state_dict().items()}
+
+    def ended(self, config: StudentConfig) -> bool:
+        return self.epoch >= config.max_epochs or self.epochs_since_best >= config.patience
 
     def checkpoint(self, folder: Path, model: Student, optimizer: Any) -> Any:
         """From which training can go on and the best model be exported; only the first worker writes it."""

@@ -82,11 +82,10 @@ def _generate(
             num_cpus=LIGHT,
             compute=ray.data.ActorPoolStrategy(size=1),
         )
-        num_done, told = len(done), 0
+        num_done = len(done)
         for row in written.iter_rows():
-            num_done += row["written"]
-            if (share := 10 * num_done // total) > told:
-                told = share
+            told, num_done = num_done, num_done + row["written"]
+            if 10 * num_done // total > 10 * told // total:
                 say(f"  {num_done} of {total} samples")
 
 
@@ -100,7 +99,7 @@ def _tokens(data: PreparedData, config: LeaderConfig, parts: dict[str, str], don
 
     finished = pa.array(sorted(done), pa.string())
 
-    def read(batch: dict[str, Any]) -> pa.Table:
+    def read(batch: Any) -> pa.Table:
         samples = storage.read_parquet(str(batch["part"][0]), SAMPLE_COLUMNS)
         samples = samples.filter(pc.invert(pc.is_in(samples["sample_id"], finished)))
         return samples.append_column("chunk", pa.array([str(batch["chunk"][0])] * len(samples), pa.string()))

@@ -107,7 +107,7 @@ def _write_events(
 
     num_shards = _num_shards(tables, config.data.shard_rows)
 
-    def read(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def read(batch: Any) -> Iterator[dict[str, Any]]:
         kind = str(batch["kind"][0])
         for number, raw in enumerate(tables[kind].batches()):
             _write_event_batch(mimic4.events(kind, raw, drugs.atc), kind, number, num_shards, directory)
@@ -252,7 +252,8 @@ def _write_samples(
     """Write each shard's samples by split, and return the tally with the number of samples and medications a split."""
     import ray
 
-    split, shared_titles = found.split, ray.put(titles)
+    split = found.split
+    shared_titles: Any = ray.put(titles)
 
     def ask(shard: int) -> dict[str, Any]:
         visits = storage.read_parquet(_visits_part(staging, shard))

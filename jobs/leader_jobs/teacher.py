@@ -12,11 +12,20 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leader_jobs.tokens import SAMPLE_COLUMNS, Tokenise
-from leader_jobs.training import DATASET_FILES, copy_dataset_files, report, require_finite, run_trainer, seed_everything
+from leader_jobs.training import (
+    DATASET_FILES,
+    class_frequency,
+    copy_dataset_files,
+    require_finite,
+    run_trainer,
+    seed_everything,
+    tell,
+)
 from leader_platform import storage
 from leader_platform.artifacts import TEACHER, Run
 from leader_platform.config import LeaderConfig, TeacherConfig
@@ -85,34 +94,52 @@ def _worker(arguments: dict[str, Any]) -> None:
 
     config = LeaderConfig.model_validate(arguments["config"])
     teacher, total_steps = config.teacher, arguments["total_steps"]
-    seed_everything(teacher.seed + train.get_context().get_world_rank())
+    rank = train.get_context().get_world_rank()
+    seed_everything(teacher.seed)  # the same adapter and head in every worker
     model = _build(config, PreparedData(arguments["data"]))
     optimizer, scheduler = _optimizer(model, teacher, total_steps)
-    step, epoch, skip = _restore(model, optimizer, scheduler)
+    place = _restore(model, optimizer, scheduler)
     trained = train.torch.prepare_model(model)
     device = train.torch.get_device()
-    shard = train.get_dataset_shard("train")
     padding_id = load_tokenizer(teacher.backbone).pad_token_id
     losses: list[float] = []
     num_tokens, started = 0, time.monotonic()
-    while step < total_steps:
-        for number, batch in enumerate(_accumulated_batches(shard, teacher, epoch)):
-            if number < skip:  # done before the interruption
+    for step, batches in _steps(train.get_dataset_shard("train"), teacher, place, total_steps):
+        seed_everything(teacher.seed, rank, step)  # so that a resumed run draws the dropout an undisturbed one does
+        loss, tokens = _train_step(trained, batches, padding_id, device, optimizer, teacher)
+        scheduler.step()
+        losses.append(require_finite(loss, "teacher", step))
+        num_tokens += tokens
+        if step % teacher.log_steps == 0 or step == total_steps:
+            rate = num_tokens / (time.monotonic() - started)
+            told = {"step": step, "loss": sum(losses) / len(losses), "tokens_per_second": rate}
+            tell(arguments, told)
+            losses.clear()
+        if step % teacher.checkpoint_steps == 0 or step == total_steps:
+            with tempfile.TemporaryDirectory() as folder:
+                train.report(told, checkpoint=_checkpoint(Path(folder), model, optimizer, scheduler, place))
+
+
+@dataclass
+class _Place:
+    """Where in the data the training stands: steps done in all, the epoch, and the steps done of that epoch."""
+
+    step: int = 0
+    epoch: int = 0
+    of_epoch: int = 0
+
+
+def _steps(shard: Any, config: TeacherConfig, place: _Place, total_steps: int) -> Iterator[tuple[int, list[Any]]]:
+    """Numbered steps, each with its accumulated batches, from `place` on, which is kept up to date."""
+    while place.step < total_steps:
+        for number, batches in enumerate(_accumulated_batches(shard, config, place.epoch)):
+            if number < place.of_epoch:  # done before the interruption
                 continue
-            loss, tokens = _train_step(trained, batch, padding_id, device, optimizer, teacher)
-            scheduler.step()
-            step, num_tokens = step + 1, num_tokens + tokens
-            losses.append(require_finite(loss, "teacher", step))
-            if step % teacher.checkpoint_steps == 0 or step == total_steps:
-                rate = num_tokens / (time.monotonic() - started)
-                told = {"step": step, "epoch": epoch, "loss": sum(losses) / len(losses), "tokens_per_second": rate}
-                place = {"step": step, "epoch": epoch, "skip": number + 1}
-                with tempfile.TemporaryDirectory() as folder:
-                    report(arguments, told, _checkpoint(Path(folder), model, optimizer, scheduler, place))
-                losses.clear()
-            if step == total_steps:
-                break
-        epoch, skip = epoch + 1, 0
+            place.step, place.of_epoch = place.step + 1, number + 1
+            yield place.step, batches
+            if place.step == total_steps:
+                return
+        place.epoch, place.of_epoch = place.epoch + 1, 0
 
 
 def _build(config: LeaderConfig, data: PreparedData) -> Teacher:
@@ -128,17 +155,6 @@ def _build(config: LeaderConfig, data: PreparedData) -> Teacher:
     else:
         head = MedicationHead(hidden_size, num_classes, bias=False, dtype=torch.float32)
     return Teacher(with_adapter(causal_lm, config.teacher), head)
-
-
-def class_frequency(data: PreparedData) -> torch.Tensor:
-    """Share of training samples with each medication [medications]."""
-    import torch
-
-    counts = torch.zeros(len(data.vocabulary.medications))
-    labels = data.samples("train", ["labels"])["labels"].to_pylist()
-    for codes in labels:
-        counts[data.vocabulary.labels(codes)] += 1
-    return counts / max(1, len(labels))
 
 
 def _optimizer(model: Teacher, config: TeacherConfig, total_steps: int) -> tuple[Any, Any]:
@@ -210,7 +226,7 @@ def _trainable(model: Teacher) -> dict[str, torch.Tensor]:
     return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def _checkpoint(folder: Path, model: Teacher, optimizer: Any, scheduler: Any, place: dict[str, int]) -> Any:
+def _checkpoint(folder: Path, model: Teacher, optimizer: Any, scheduler: Any, place: _Place) -> Any:
     """What is trained and where in the data the training stands; only the first worker writes it."""
     import torch
     from ray import train
@@ -220,20 +236,20 @@ def _checkpoint(folder: Path, model: Teacher, optimizer: Any, scheduler: Any, pl
         return None
     save_file({name: weight.contiguous() for name, weight in _trainable(model).items()}, str(folder / TRAINABLE_FILE))
     model.backbone.save_pretrained(str(folder / "adapter"))
-    state = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "place": place}
+    state = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "place": vars(place)}
     torch.save(state, folder / "progress.pt")
     return train.Checkpoint.from_directory(folder)
 
 
-def _restore(model: Teacher, optimizer: Any, scheduler: Any) -> tuple[int, int, int]:
-    """Continue from Ray Train's last checkpoint, if it has one: (step, epoch, steps of that epoch already done)."""
+def _restore(model: Teacher, optimizer: Any, scheduler: Any) -> _Place:
+    """Continue from Ray Train's last checkpoint, if it has one; else the beginning."""
     import torch
     from ray import train
     from safetensors.torch import load_file
 
     checkpoint = train.get_checkpoint()
     if checkpoint is None:
-        return 0, 0, 0
+        return _Place()
     with checkpoint.as_directory() as folder:
         weights = load_file(str(Path(folder, TRAINABLE_FILE)))
         state = torch.load(Path(folder, "progress.pt"), weights_only=True)
@@ -241,8 +257,7 @@ def _restore(model: Teacher, optimizer: Any, scheduler: Any) -> tuple[int, int, 
         weight.copy_(weights[name])  # `detach`ed views share their storage with the model
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
-    place = state["place"]
-    return place["step"], place["epoch"], place["skip"]
+    return _Place(**state["place"])
 
 
 def _export(checkpoint: Path, directory: str, config: TeacherConfig, num_classes: int) -> None:
@@ -261,7 +276,7 @@ def _export(checkpoint: Path, directory: str, config: TeacherConfig, num_classes
         head = {name.removeprefix("head."): weight for name, weight in weights.items() if name.startswith("head.")}
         assert head["weight"].shape[0] == num_classes
         save_file(head, str(Path(folder, HEAD_FILE)))
-        causal_lm.to(torch.bfloat16).save_pretrained(str(Path(folder, MERGED)))
+        causal_lm.bfloat16().save_pretrained(str(Path(folder, MERGED)))
         load_tokenizer(config.backbone).save_pretrained(str(Path(folder, MERGED)))
         (checkpoint / "adapter").rename(Path(folder, "adapter"))
         target, path = storage.filesystem(directory)

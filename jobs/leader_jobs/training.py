@@ -14,6 +14,7 @@ from leader_platform.data.dataset import PreparedData
 from leader_platform.errors import RunError, UserError, find_cause
 
 if TYPE_CHECKING:
+    import torch
     from ray.train import Checkpoint
 
 DATASET_FILES = ("vocabulary.json", "titles.parquet", "interactions.parquet")
@@ -25,15 +26,23 @@ def copy_dataset_files(data: PreparedData, directory: str, names: tuple[str, ...
         storage.write_bytes(storage.join(directory, name), storage.read_bytes(storage.join(data.uri, name)))
 
 
-def seed_everything(seed: int) -> None:
-    import random
+def class_frequency(data: PreparedData) -> torch.Tensor:
+    """Share of training samples with each medication [medications]."""
+    import torch
 
+    counts = torch.zeros(len(data.vocabulary.medications))
+    labels = data.samples("train", ["labels"])["labels"].to_pylist()
+    for codes in labels:
+        counts[data.vocabulary.labels(codes)] += 1
+    return counts / max(1, len(labels))
+
+
+def seed_everything(*seeds: int) -> None:
+    """Seed torch from several numbers (a seed, a rank, a step); numpy's generators are passed where they are used."""
     import numpy as np
     import torch
 
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
 
 
 def require_finite(loss: float, model: str, step: int) -> float:
@@ -57,7 +66,7 @@ def run_trainer(
 ) -> tuple[Checkpoint, list[dict[str, Any]]]:
     """Run `worker` under Ray Train with its checkpoints in `directory`; the last checkpoint and all reported metrics.
 
-    `say` is told every report, which a worker makes with `report`. Without `resume` what an interrupted run left there
+    `say` is told what a worker tells with `tell`. Without `resume` what an interrupted run left there
     is removed first, since Ray Train would silently go on from it.
     """
     import torch
@@ -130,11 +139,10 @@ def _last_line(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def report(arguments: dict[str, Any], told: dict[str, Any], checkpoint: Checkpoint | None) -> None:
-    """In a worker: report to Ray Train, and from the first worker to the driver too."""
+def tell(arguments: dict[str, Any], told: dict[str, Any]) -> None:
+    """In a worker: tell the driver how training goes; cheap, where `ray.train.report` takes a second."""
     from ray import train
 
-    train.report(told, checkpoint=checkpoint)
     if train.get_context().get_world_rank() == 0:
         arguments["reports"].put(told)
 

@@ -89,6 +89,7 @@ class TeacherConfig(_Frozen):
         "bfloat16", description="bf16 is 1.3 times as fast on two cores (measured)."
     )
     gradient_checkpointing: bool = Field(False, description="Trade compute for memory on large backbones.")
+    log_steps: int = Field(5, ge=1, description="Steps between lines of progress.")
     checkpoint_steps: int = Field(
         50, ge=1, description="Steps between checkpoints; a killed run goes on from the last."
     )
@@ -115,6 +116,9 @@ class StudentConfig(_Frozen):
     heads: int = Field(4, ge=1, description="Attention heads (FIELD: 4).")
     feed_forward: int = Field(300, ge=1, description="Feed-forward size of the encoders (FIELD: 300).")
     dropout: float = Field(0.1, ge=0, lt=1)
+    output_prior_bias: bool = Field(
+        True, description="Begin as the popularity baseline, as the teacher's head does (ours); false: random (FIELD)."
+    )
     profile_fields: tuple[str, ...] = Field(
         ("gender", "age", "insurance", "language", "marital_status", "race"),
         description="Fields of the profile encoder (the paper has no age and no sex).",
@@ -126,6 +130,11 @@ class StudentConfig(_Frozen):
     batch_size: int = Field(32, ge=2, description="Samples a step and worker.")
     max_epochs: int = Field(100, ge=1, description="FIELD: at most 100.")
     patience: int = Field(10, ge=1, description="Epochs without a better validation PRAUC (FIELD: 10).")
+    checkpoint_epochs: int = Field(
+        5,
+        ge=1,
+        description="Epochs between checkpoints; one costs a second or two, as much as a small epoch.",
+    )
     num_workers: int = Field(1, ge=1, description="Ray Train workers.")
     seed: int = 0
 

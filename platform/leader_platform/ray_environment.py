@@ -24,6 +24,10 @@ def ray_environment() -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        # Stages tell their progress in lines of their own; a bar in a job's log is a page of fragments.
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "VLLM_LOGGING_LEVEL": "WARNING",
         # Whoever reaches an open Ray runs code on it; `ray start` is open unless told otherwise.
         "RAY_AUTH_MODE": "token",
         # Under `uv run` Ray would pack the working directory and send it to every worker: patients' data may lie there.

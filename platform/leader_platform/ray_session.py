@@ -85,17 +85,18 @@ def _init(**arguments: Any) -> None:
 
     # Ray's own remarks (addresses, hints) are not this command's output; its warnings and errors are.
     ray.init(log_to_driver=False, logging_level=logging.WARNING, **arguments)
-    _quiet_ray_data()
+    _quiet()
 
 
-def _quiet_ray_data() -> None:
+def _quiet() -> None:
     """Ray Data writes its progress into logs as pages of operator tables; stages tell theirs in lines."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    for name in ("ray.data", "ray._private.worker"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """Named full configurations. A recipe is a function that returns one; `leader --recipe NAME` takes it by its name."""
 
 from collections.abc import Callable
+from typing import Any
 
 from leader_platform.config import (
     DataConfig,
@@ -24,8 +25,8 @@ def quickstart() -> LeaderConfig:
             learning_rate=5e-4,
             max_epochs=1,
             max_steps=60,
-            batch_size=8,
-            gradient_accumulation=1,
+            batch_size=4,
+            gradient_accumulation=2,
             checkpoint_steps=20,
         ),
         student=StudentConfig(max_epochs=40, patience=6),
@@ -50,20 +51,22 @@ def _paper(name: str, student: StudentConfig) -> LeaderConfig:
     )
 
 
-_PAPER_PROFILE = ("insurance", "language", "marital_status", "race")
+_PAPER_STUDENT: dict[str, Any] = {
+    "profile_fields": ("insurance", "language", "marital_status", "race"),
+    "output_prior_bias": False,
+    "batch_size": 4,
+}
 
 
 def paper_mimic3() -> LeaderConfig:
     """The paper's settings for MIMIC-III (FIELD: alpha 0.4, beta 0.005), on four GPUs."""
-    student = StudentConfig(
-        distillation_weight=0.4, alignment_weight=0.005, profile_fields=_PAPER_PROFILE, batch_size=4
-    )
+    student = StudentConfig(distillation_weight=0.4, alignment_weight=0.005, **_PAPER_STUDENT)
     return _paper("paper-mimic3", student)
 
 
 def paper_mimic4() -> LeaderConfig:
     """The paper's settings for MIMIC-IV (FIELD: alpha 0.8 in the text, 0.1 in the code; beta 0.01), on four GPUs."""
-    student = StudentConfig(distillation_weight=0.8, alignment_weight=0.01, profile_fields=_PAPER_PROFILE, batch_size=4)
+    student = StudentConfig(distillation_weight=0.8, alignment_weight=0.01, **_PAPER_STUDENT)
     return _paper("paper-mimic4", student)
 
 

@@ -17,7 +17,8 @@ GAMENET_FILE = "ddi_atc3.csv"
 
 
 def package_interactions() -> pa.Table:
-    """High-priority interactions that can be said of whole classes, with severity, reason and source."""
+    """Interactions that hold for most of two whole classes, with severity, reason and source; what concerns single
+    substances alone is left out, since an alert that is mostly wrong is soon ignored."""
     text = resources.files("leader_platform.data").joinpath("tables/interactions.csv").read_text()
     return _table(pd.read_csv(io.StringIO(text), dtype=str))
 

@@ -95,6 +95,9 @@ def load_causal_lm(name: str, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _load(loader: Any, name: str, **arguments: Any) -> Any:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     place = _place(name)
     try:
         return loader.from_pretrained(place, **arguments)

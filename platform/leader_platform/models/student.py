@@ -117,6 +117,11 @@ class Student(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.to_teacher = nn.Linear(2 * width, teacher_width) if teacher_width else None
 
+    def begin_with(self, class_frequency: Tensor) -> None:
+        """Set the output's bias to the log-odds of each class in training [medications]: begin as popularity."""
+        with torch.no_grad():
+            self.output.bias.copy_(torch.logit(class_frequency.clamp(1e-4, 1 - 1e-4)))
+
     def forward(self, batch: StudentBatch) -> StudentOutput:
         profile = self.encode_profile(batch.profile)
         kinds = [self._visits(kind, batch.sets[kind], len(batch)) for kind in ("diagnoses", "procedures")]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from leader_platform import storage
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
     from leader_platform.config import TeacherConfig
@@ -42,7 +43,7 @@ class MedicationHead(nn.Linear):
 class Teacher(nn.Module):
     """Backbone (a decoder without its language-model head, LoRA inside) and medication head."""
 
-    def __init__(self, backbone: nn.Module, head: MedicationHead) -> None:
+    def __init__(self, backbone: PeftModel, head: MedicationHead) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -60,7 +61,7 @@ def last_token_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Te
     return states[torch.arange(len(states), device=states.device), last]
 
 
-def with_adapter(causal_lm: PreTrainedModel, config: TeacherConfig) -> nn.Module:
+def with_adapter(causal_lm: PreTrainedModel, config: TeacherConfig) -> PeftModel:
     """The decoder of `causal_lm` with trainable LoRA and all else frozen. The adapter's layers replace the decoder's in
     place, so merging the adapter later merges it into `causal_lm`."""
     from peft import LoraConfig, TaskType, get_peft_model
