@@ -59,9 +59,9 @@ def default_home() -> Path:
     return Path(os.environ.get("LEADER_HOME", "workspace"))
 
 
-def say(text: str) -> None:
+def say(text: str, style: str | None = None) -> None:
     """One line about what is going on, for a person."""
-    remarks.print(text)
+    remarks.print(text, style=style, markup=False)
 
 
 def show(context: typer.Context, result: Any, *tables: Table) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from leader_cli import cluster, data, quickstart, recommend, serve, train
 from leader_cli.console import Settings, default_home, remarks
@@ -73,5 +74,5 @@ def main() -> None:
         cause = find_cause(error, (UserError, RunError))
         if cause is None or debug:
             raise
-        remarks.print(f"[red]Error:[/red] {cause}", markup=True)
+        remarks.print(f"[red]Error:[/red] {escape(str(cause))}")
         sys.exit(2 if isinstance(cause, UserError) else 1)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def quickstart(
     context: typer.Context,
-    patients: Annotated[int, typer.Option(help="Patients of the synthetic cohort.")] = 300,
+    patients: Annotated[int, typer.Option(help="Patients of the synthetic cohort.")] = 240,
     seed: Annotated[int, typer.Option(help="Seed of the synthetic cohort.")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the cluster and the application running.")] = False,
 ) -> None:
@@ -86,7 +86,7 @@ def _main_job(
 
 
 def _headline(number: int, text: str) -> None:
-    say(f"[bold]\\[{number}/6] {text}[/bold]")
+    say(f"[{number}/6] {text}", style="bold")
 
 
 def _synthesise(raw: Path, patients: int, seed: int) -> None:

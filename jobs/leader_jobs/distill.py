@@ -23,6 +23,7 @@ from leader_jobs.training import (
     DATASET_FILES,
     class_frequency,
     copy_dataset_files,
+    history_limit,
     require_finite,
     run_trainer,
     seed_everything,
@@ -72,7 +73,7 @@ def train_student(
     checkpoint, history = run_trainer(
         _worker, arguments, datasets, run.path("training", stage), config, config.student.num_workers, resume, say
     )
-    about: dict[str, Any] = {"with_teacher": with_teacher, "training": history}
+    about: dict[str, Any] = {"with_teacher": with_teacher, "training": history, **history_limit(data)}
     with run.product(stage, key, config, about) as directory, checkpoint.as_directory() as folder:
         for name in (WEIGHTS_FILE, CONFIG_FILE):
             storage.write_bytes(storage.join(directory, name), Path(folder, f"best-{name}").read_bytes())

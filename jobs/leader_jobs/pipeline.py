@@ -69,9 +69,9 @@ def plan(wanted: str, data: PreparedData, run: Run, config: LeaderConfig, force:
             return
         for need in STAGES[name].needs:
             visit(need)
-        current = run.is_current(STAGES[name].product, stage_key(name, data, config))
+        wished = force and name in targets
         remade = any(need in steps for need in STAGES[name].needs)
-        if current and not remade and not (force and name in targets):
+        if not wished and not remade and run.is_current(STAGES[name].product, stage_key(name, data, config)):
             return
         if only and name not in targets:
             raise UserError(

@@ -58,9 +58,20 @@ def check(arguments: PrepareArguments) -> dict[str, RawTable]:
     """
     if arguments.source != "mimic4":
         raise UserError(f"--source {arguments.source!r} is not known; the sources are: mimic4.")
+    _check_out(arguments)
     if arguments.terminology:
         DrugMap.from_terminology(arguments.terminology)
+        terminology_interactions(arguments.terminology)
     return mimic4.open_tables(arguments.raw)
+
+
+def _check_out(arguments: PrepareArguments) -> None:
+    """Refuse to replace anything but a data set: the directory is written whole, and what lies there goes."""
+    out, raw = arguments.out.rstrip("/"), arguments.raw.rstrip("/")
+    if f"{out}/".startswith(f"{raw}/") or f"{raw}/".startswith(f"{out}/"):
+        raise UserError(f"--out {out} and --raw {raw} lie within each other; choose an --out beside the raw tables.")
+    if storage.list_files(out, recursive=True) and not storage.exists(storage.join(out, "manifest.json")):
+        raise UserError(f"--out {out} holds something that is not a data set; choose a new or empty folder.")
 
 
 def prepare(arguments: PrepareArguments, config: LeaderConfig, say: Callable[[str], None]) -> dict[str, Any]:

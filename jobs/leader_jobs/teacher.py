@@ -21,6 +21,7 @@ from leader_jobs.training import (
     DATASET_FILES,
     class_frequency,
     copy_dataset_files,
+    history_limit,
     require_finite,
     run_trainer,
     seed_everything,
@@ -72,7 +73,7 @@ def train_teacher(
         say,
     )
     say("Exporting the adapter, the head and the merged model")
-    about = {"backbone": config.teacher.backbone, "training": history, "medications": len(data.vocabulary.medications)}
+    about = {"backbone": config.teacher.backbone, "training": history, **history_limit(data)}
     with run.product(TEACHER, key, config, about) as directory, checkpoint.as_directory() as folder:
         _export(Path(folder), directory, config.teacher, len(data.vocabulary.medications))
         copy_dataset_files(data, directory, DATASET_FILES)
@@ -112,12 +113,11 @@ def _worker(arguments: dict[str, Any]) -> None:
         num_tokens += tokens
         if step % teacher.log_steps == 0 or step == total_steps:
             rate = num_tokens / (time.monotonic() - started)
-            told = {"step": step, "loss": sum(losses) / len(losses), "tokens_per_second": rate}
-            tell(arguments, told)
+            tell(arguments, {"step": step, "loss": sum(losses) / len(losses), "tokens_per_second": rate})
             losses.clear()
         if step % teacher.checkpoint_steps == 0 or step == total_steps:
             with tempfile.TemporaryDirectory() as folder:
-                train.report(told, checkpoint=_checkpoint(Path(folder), model, optimizer, scheduler, place))
+                train.report({"loss": loss}, checkpoint=_checkpoint(Path(folder), model, optimizer, scheduler, place))
 
 
 @dataclass
@@ -276,7 +276,8 @@ def _export(checkpoint: Path, directory: str, config: TeacherConfig, num_classes
         head = {name.removeprefix("head."): weight for name, weight in weights.items() if name.startswith("head.")}
         assert head["weight"].shape[0] == num_classes
         save_file(head, str(Path(folder, HEAD_FILE)))
-        causal_lm.bfloat16().save_pretrained(str(Path(folder, MERGED)))
+        merged = causal_lm.bfloat16() if config.dtype == "bfloat16" else causal_lm
+        merged.save_pretrained(str(Path(folder, MERGED)))
         load_tokenizer(config.backbone).save_pretrained(str(Path(folder, MERGED)))
         (checkpoint / "adapter").rename(Path(folder, "adapter"))
         target, path = storage.filesystem(directory)

@@ -26,6 +26,11 @@ def copy_dataset_files(data: PreparedData, directory: str, names: tuple[str, ...
         storage.write_bytes(storage.join(directory, name), storage.read_bytes(storage.join(data.uri, name)))
 
 
+def history_limit(data: PreparedData) -> dict[str, int]:
+    """The most history visits that the models were trained on, for what serves them to keep to."""
+    return {"max_history_visits": data.manifest["data_config"]["max_history_visits"]}
+
+
 def class_frequency(data: PreparedData) -> torch.Tensor:
     """Share of training samples with each medication [medications]."""
     import torch

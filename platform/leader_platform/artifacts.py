@@ -40,7 +40,7 @@ class Run:
                 f"The run {self.uri} has no {stage}; see `leader train --help` for the stage that makes it."
             )
         try:
-            return dict(storage.read_json(path))
+            return require_object(storage.read_json(path))
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}); run the stage again with --force.") from None
 
@@ -65,6 +65,13 @@ class Run:
         """`manifest.json` of the run: one entry a product, taken from the products themselves."""
         stages = {stage: self.manifest(stage) for stage in STAGES if self.has(stage)}
         storage.write_json(self.path("manifest.json"), {"format_version": 1, "stages": stages})
+
+
+def require_object(value: Any) -> dict[str, Any]:
+    """`value` if JSON calls it an object, else a `ValueError`."""
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds {type(value).__name__}, not a JSON object")
+    return value
 
 
 def _now() -> str:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from leader_platform.errors import UserError
+
+ProfileField = Literal["gender", "age", "insurance", "language", "marital_status", "race"]
 
 
 class _Frozen(BaseModel):
@@ -47,6 +49,12 @@ class DataConfig(_Frozen):
     shard_rows: int = Field(
         2_000_000, ge=1, description="Raw prescription and diagnosis rows a shard aims at; bounds a task's memory."
     )
+
+    @model_validator(mode="after")
+    def _leaves_training_patients(self) -> DataConfig:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction and test_fraction must sum to less than 1")
+        return self
 
 
 class PromptConfig(_Frozen):
@@ -119,7 +127,7 @@ class StudentConfig(_Frozen):
     output_prior_bias: bool = Field(
         True, description="Begin as the popularity baseline, as the teacher's head does (ours); false: random (FIELD)."
     )
-    profile_fields: tuple[str, ...] = Field(
+    profile_fields: tuple[ProfileField, ...] = Field(
         ("gender", "age", "insurance", "language", "marital_status", "race"),
         description="Fields of the profile encoder (the paper has no age and no sex).",
     )
@@ -137,6 +145,12 @@ class StudentConfig(_Frozen):
     )
     num_workers: int = Field(1, ge=1, description="Ray Train workers.")
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> StudentConfig:
+        if self.width % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        return self
 
 
 class EvaluateConfig(_Frozen):
@@ -211,6 +225,8 @@ def load_config(base: LeaderConfig, file: str | Path | None = None, overrides: S
         key, separator, text = override.partition("=")
         if not separator or not key:
             raise UserError(f"--set {override!r} is not of the form key.path=value, such as student.width=128.")
+        if key.strip() == "recipe":
+            raise UserError(f"A recipe is chosen by --recipe {text}, not by --set.")
         nested: Any = _parse_yaml(text, f"--set {override}")
         for name in reversed(key.strip().split(".")):
             nested = {name: nested}
@@ -237,6 +253,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text()
     except OSError as error:
         raise UserError(f"The configuration file {path} cannot be read ({error.strerror}); check --config.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"The configuration file {path} is not UTF-8 text; check --config.") from None
     values = _parse_yaml(text, str(path))
     if values is None:
         return {}

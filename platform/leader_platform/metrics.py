@@ -68,10 +68,10 @@ def report(labels: Bools, scores: Floats, threshold: float, interacting: Bools) 
     """All metrics of one group of samples, JSON-able; None where a metric has no meaning."""
     if not len(labels):
         return {"samples": 0}
-    chosen = scores >= threshold
+    chosen, labelled = scores >= threshold, labels.any(axis=1)
     return {
         "samples": len(labels),
-        "prauc": float(np.nanmean(average_precision(labels, scores))),
+        "prauc": float(average_precision(labels[labelled], scores[labelled]).mean()) if labelled.any() else None,
         "jaccard": float(jaccard(labels, chosen).mean()),
         "f1": float(f1(labels, chosen).mean()),
         "interaction_rate": interaction_rate(chosen, interacting),

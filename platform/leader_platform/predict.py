@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -49,13 +49,18 @@ class Engine(Protocol):
 class Predictor:
     """What student and teacher have in common. Probabilities are [records, medications], in `medications` order."""
 
-    def __init__(self, knowledge: Knowledge, threshold: float, version: str) -> None:
+    def __init__(self, knowledge: Knowledge, threshold: float, version: str, max_history_visits: int) -> None:
+        self.max_history_visits = max_history_visits
         self.vocabulary = knowledge.vocabulary
         self.titles = knowledge.titles
         self.medications = knowledge.vocabulary.medications
         self.medication_names = {code: name for code, name in knowledge.titles.items() if code.startswith("ATC:")}
         self.threshold = threshold
         self.version = version
+
+    def as_trained(self, record: PatientRecord) -> PatientRecord:
+        """The record with no more history than training showed: its most recent visits."""
+        return replace(record, history=record.history[max(0, len(record.history) - self.max_history_visits) :])
 
     def unknown_codes(self, record: PatientRecord) -> list[str]:
         """The record's codes that training never saw."""
@@ -65,13 +70,14 @@ class Predictor:
 class StudentPredictor(Predictor):
     """The distilled model; milliseconds a record on one core."""
 
-    def __init__(self, model: Student, knowledge: Knowledge, threshold: float, version: str) -> None:
-        super().__init__(knowledge, threshold, version)
+    def __init__(self, model: Student, knowledge: Knowledge, **about: Any) -> None:
+        super().__init__(knowledge, **about)
         self.model = model.eval()
 
     @classmethod
     def load(cls, run: str, stage: str = STUDENT) -> StudentPredictor:
         """From a run's `student/` (or another product that holds a student). `UserError` when it cannot be read."""
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
         from leader_platform.models.student import Student
@@ -83,9 +89,15 @@ class StudentPredictor(Predictor):
             about = storage.read_json(storage.join(directory, CONFIG_FILE))
             model = Student(StudentConfig.model_validate(about["student"]), knowledge.vocabulary)
             model.load_state_dict(load(storage.read_bytes(storage.join(directory, WEIGHTS_FILE))))
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(f"{directory} is not a readable student ({_one_line(error)}); train it again.") from error
-        return cls(model, knowledge, float(about["threshold"]), f"student-{manifest['key']}")
+        return cls(
+            model,
+            knowledge,
+            threshold=float(about["threshold"]),
+            version=f"student-{manifest['key']}",
+            max_history_visits=manifest["max_history_visits"],
+        )
 
     def predict(self, records: Sequence[PatientRecord]) -> np.ndarray:
         """Probabilities float32 [records, medications]."""
@@ -95,7 +107,7 @@ class StudentPredictor(Predictor):
 
         if not records:
             return np.zeros((0, len(self.medications)), np.float32)
-        batch = collate([encode_record(record, self.vocabulary) for record in records])
+        batch = collate([encode_record(self.as_trained(record), self.vocabulary) for record in records])
         with torch.inference_mode():
             return probabilities(self.model(batch).logits.numpy())
 
@@ -136,11 +148,12 @@ class TeacherPredictor(Predictor):
                 config.prompt,
                 threshold=float(threshold),
                 version=f"teacher-{manifest['key']}",
+                max_history_visits=manifest["max_history_visits"],
             )
 
     async def predict(self, records: Sequence[PatientRecord]) -> tuple[np.ndarray, list[bool]]:
         """Probabilities float32 [records, medications], and whether each prompt had to be shortened."""
-        prompts = [fit_prompt(record, self.titles, self.prompt, self._tokens) for record in records]
+        prompts = [fit_prompt(self.as_trained(record), self.titles, self.prompt, self._tokens) for record in records]
         if not prompts:
             return np.zeros((0, len(self.medications)), np.float32), []
         states = await self.engine.encode([prompt.token_ids for prompt in prompts])

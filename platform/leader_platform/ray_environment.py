@@ -28,6 +28,7 @@ def ray_environment() -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "VLLM_LOGGING_LEVEL": "WARNING",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         # Whoever reaches an open Ray runs code on it; `ray start` is open unless told otherwise.
         "RAY_AUTH_MODE": "token",
         # Under `uv run` Ray would pack the working directory and send it to every worker: patients' data may lie there.

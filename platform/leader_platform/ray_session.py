@@ -92,11 +92,9 @@ def _quiet() -> None:
     """Ray Data writes its progress into logs as pages of operator tables; stages tell theirs in lines."""
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    for name in ("ray.data", "ray._private.worker"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    ray.data.DataContext.get_current().print_on_execution_start = False
+    logging.getLogger("ray._private.worker").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def _first_line(error: BaseException) -> str:

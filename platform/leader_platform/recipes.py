@@ -19,12 +19,12 @@ def quickstart() -> LeaderConfig:
     """The whole job in minutes on two cores: the embedded SmolLM2, short prompts, few steps."""
     return LeaderConfig(
         recipe="quickstart",
-        prompt=PromptConfig(history_visits=2, max_tokens=512),
+        prompt=PromptConfig(history_visits=1, max_tokens=512),
         teacher=TeacherConfig(
             lora_dropout=0.0,
             learning_rate=5e-4,
             max_epochs=1,
-            max_steps=60,
+            max_steps=50,
             batch_size=4,
             gradient_accumulation=2,
             checkpoint_steps=20,

@@ -61,8 +61,9 @@ def list_files(uri: str, suffix: str = "", recursive: bool = False) -> list[str]
 
 
 def read_bytes(uri: str) -> bytes:
+    """The file as it lies there; pyarrow alone would unpack what is called `.gz`."""
     file_system, path = filesystem(uri)
-    with file_system.open_input_stream(path) as stream:
+    with file_system.open_input_stream(path, compression=None) as stream:
         return stream.read()
 
 
@@ -116,8 +117,11 @@ def remove(uri: str) -> None:
 
 
 def publish(staging: str, final: str) -> None:
-    """Put the finished directory `staging` in the place of `final`; a crash leaves the old one, the new one, or (remote
-    only, where directories cannot be renamed) a new one whose manifest is not there yet."""
+    """Put the finished directory `staging` in the place of `final`.
+
+    A failure leaves the old one; a kill between the two renames leaves both beside it, and a reader finds none. Remote
+    directories cannot be renamed: there a kill can leave a new one whose manifest is not there yet.
+    """
     if is_remote(final):
         source, source_path = filesystem(staging)
         target, target_path = filesystem(final)
@@ -126,10 +130,15 @@ def publish(staging: str, final: str) -> None:
         remove(staging)
         return
     retired = Path(f"{final}.{uuid.uuid4().hex[:8]}.retired")
+    Path(final).parent.mkdir(parents=True, exist_ok=True)
     if Path(final).exists():
         os.replace(final, retired)
-    Path(final).parent.mkdir(parents=True, exist_ok=True)
-    os.replace(staging, final)
+    try:
+        os.replace(staging, final)
+    except OSError:
+        if retired.exists():
+            os.replace(retired, final)
+        raise
     shutil.rmtree(retired, ignore_errors=True)
 
 

@@ -2,7 +2,7 @@
 
 | subject | what it is there for |
 |---|---|
-| 10 | `hadm_id` order unlike time order; `E8889` in both ICD versions; a drug twice; a BASE row; rows without an admission |
+| 10 | `hadm_id` order unlike time order; `E8889` in both ICD versions; a drug twice; a BASE row; a row without stay |
 | 20 | `?` as language; a stay before the anchor year; a stay without diagnosis; no procedures; drugs after 24 hours |
 | 30 | its only visit has no drug that maps to ATC |
 | 40 | a first visit; no insurance; a code padded with blanks; two drugs of one class |

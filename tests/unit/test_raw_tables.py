@@ -97,12 +97,12 @@ def test_a_download_cut_short_is_named(tmp_path: Path, repeats: int) -> None:
 
 @pytest.mark.parametrize(
     ("table", "right", "wrong"),
-    [("patients", "10,F,70,", "10,F,seventy,"), ("admissions", "2151-06-01 08:00:00", "first of June")],
+    [("patients", ",70,", ",seventy,"), ("admissions", "2151-06-01 08:00:00", "first of June")],
 )
 def test_a_value_of_the_wrong_type_is_named(tmp_path: Path, table: str, right: str, wrong: str) -> None:
     message = failure(write_hosp(tmp_path, **{table: TABLES[table].replace(right, wrong, 1)}))
     assert f"{table}.csv.gz" in message
-    assert wrong.split(",")[-2 if "," in wrong else 0] in message
+    assert wrong.strip(",") in message
 
 
 def test_a_row_with_too_few_values_is_named(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_without_pairs_there_is_no_alert() -> None:
 
 
 def test_the_table_is_read_from_the_run(tmp_path: Path) -> None:
-    storage.write_parquet(str(tmp_path / "interactions.parquet"), pa.Table.from_pylist(ROWS))
+    storage.write_parquet(str(tmp_path / "student" / "interactions.parquet"), pa.Table.from_pylist(ROWS))
     table = InteractionTable.load(str(tmp_path))
     assert len(table) == 2
     assert table.facts("ATC:C03D", "ATC:C09A") == [POTASSIUM]

@@ -60,7 +60,8 @@ def visits(events: dict[str, pa.Table], config: DataConfig) -> tuple[pa.Table, C
     kept = _filtered(frame, config, tally).sort_values(["subject_id", "admitted_at", "hadm_id"])
     kept["visit_number"] = kept.groupby("subject_id").cumcount() + 1
     for kind in (*KINDS, "substances"):
-        kept[kind] = [codes if isinstance(codes, list) else [] for codes in kept[kind]]
+        codes = [found if isinstance(found, list) else [] for found in kept[kind]]
+        kept[kind] = pd.Series(codes, index=kept.index, dtype=object)
     for name in ("age", "visit_number"):
         kept[name] = kept[name].astype("Int32")
     return pa.Table.from_pandas(kept[VISIT_SCHEMA.names], schema=VISIT_SCHEMA, preserve_index=False), tally
@@ -74,7 +75,7 @@ def _medications(rows: pd.DataFrame, admissions: pd.DataFrame, config: DataConfi
         tally[("unmapped", name)] += int(count)
     mapped = rows.dropna(subset=["atc"])
     if config.label_window_hours is not None:
-        admitted = mapped["hadm_id"].map(admissions.set_index("hadm_id")["admitted_at"])
+        admitted = admissions.set_index("hadm_id")["admitted_at"].reindex(mapped["hadm_id"]).set_axis(mapped.index)
         inside = mapped["started_at"] < admitted + pd.Timedelta(hours=config.label_window_hours)
         tally[("prescription rows outside the label window",)] += int((~inside).sum())
         mapped = mapped[inside]

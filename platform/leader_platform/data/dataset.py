@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
 
 import pyarrow as pa
 
 from leader_platform import storage
+from leader_platform.artifacts import require_object
 from leader_platform.data.samples import SPLITS
 from leader_platform.data.vocabulary import Vocabulary
 from leader_platform.errors import UserError
@@ -29,7 +29,7 @@ class PreparedData:
                 f"{uri} is not a prepared data set (no manifest.json); make one with `leader data prepare --out {uri}`."
             )
         try:
-            self.manifest: dict[str, Any] = storage.read_json(manifest)
+            self.manifest = require_object(storage.read_json(manifest))
         except (OSError, ValueError) as error:
             raise UserError(f"{manifest} cannot be read ({error}); prepare the data set again.") from None
         if self.manifest.get("format_version") != FORMAT_VERSION:

@@ -31,7 +31,10 @@ def terminology_interactions(directory: str) -> pa.Table | None:
     uri = storage.join(directory, GAMENET_FILE)
     if not storage.exists(uri):
         return None
-    frame = pd.read_csv(io.BytesIO(storage.read_bytes(uri)), dtype=str)
+    try:
+        frame = pd.read_csv(io.BytesIO(storage.read_bytes(uri)), dtype=str)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{uri} is not a readable table ({' '.join(str(error).split())}); fetch it again.") from None
     if list(frame.columns) != ["atc3_a", "atc3_b"]:
         raise UserError(
             f"{uri} must have the columns atc3_a,atc3_b (it has {', '.join(frame.columns)}); fetch it again."

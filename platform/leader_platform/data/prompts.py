@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from leader_platform.config import PromptConfig
 from leader_platform.data.records import PatientRecord, Visit
 
+_ARTICLE = {True: "an", False: "a"}
+_SPOKEN_VOWEL = re.compile(r"(8\d?|11|18)-")  # eight, eleven, eighteen, eighty
 _SEX = {"F": "female", "M": "male"}
 
 
@@ -44,7 +47,7 @@ def _profile_sentence(profile: Mapping[str, Any]) -> str:
     if age is None and not sex:
         return ""
     described = " ".join(filter(None, [f"{int(age)}-year-old" if age is not None else "", sex or "person"]))
-    return f"The patient is {'an' if described[0] in '8' else 'a'} {described}."
+    return f"The patient is {_ARTICLE[bool(_SPOKEN_VOWEL.match(described))]} {described}."
 
 
 @dataclass(frozen=True)

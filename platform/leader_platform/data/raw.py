@@ -50,15 +50,13 @@ class RawTable:
                 for batch in reader:
                     yield pa.Table.from_batches([batch])
         except (pa.ArrowInvalid, OSError, EOFError) as error:
-            raise UserError(
-                f"{self.uri} is damaged or cut short ({_one_line(error)}); fetch it again and check its SHA-256."
-            ) from None
+            raise UserError(_fault(self.uri, str(error))) from None
 
     def sha256(self) -> str:
         """The checksum of the file as it lies there (of the compressed bytes, as PhysioNet publishes it)."""
         file_system, path = storage.filesystem(self.uri)
         digest = hashlib.sha256()
-        with file_system.open_input_stream(path) as stream:
+        with file_system.open_input_stream(path, compression=None) as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
         return digest.hexdigest()
@@ -107,6 +105,14 @@ def _first_lines(uri: str) -> tuple[list[str], bool]:
 
 def _compression(uri: str) -> str | None:
     return "gzip" if uri.endswith(".gz") else None
+
+
+def _fault(uri: str, reason: str) -> str:
+    """What is wrong with a table's content, without the row itself, which is a patient's."""
+    if "conversion error" in reason:
+        return f"{uri} has a value of the wrong type ({reason}); check that it is the unchanged table of the data set."
+    reason = " ".join(reason.split(": ")[:2]) if "Expected" in reason else reason
+    return f"{uri} is damaged or cut short ({' '.join(reason.split())[:200]}); fetch it again and check its SHA-256."
 
 
 def _one_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from leader_platform.config import StudentConfig
 from leader_platform.data.records import KINDS, PROFILE_FIELDS, PatientRecord
-from leader_platform.data.vocabulary import PADDING, Vocabulary
+from leader_platform.data.vocabulary import PADDING, UNKNOWN, Vocabulary
 from leader_platform.models.losses import alignment_loss, distillation_loss, recommendation_loss
 
 
@@ -133,7 +133,7 @@ class Student(nn.Module):
     def encode_profile(self, profile: Tensor) -> Tensor:
         """[batch, fields] -> [batch, d]; a constant vector when the configuration switches all fields off."""
         if not self.fields:
-            return self.profile_projection.bias.expand(len(profile), -1)
+            return self.profile_projection(self.codes.weight.new_zeros(len(profile), self.config.width))
         columns = [table(profile[:, at]) for table, at in zip(self.fields, self.field_positions, strict=True)]
         return self.profile_projection(torch.cat(columns, dim=-1))
 
@@ -151,6 +151,9 @@ class Student(nn.Module):
         if len(sets.codes):
             states[sets.sample, sets.visit + shift] = self.encode_sets(kind, sets.codes)
             present[sets.sample, sets.visit + shift] = True
+        else:
+            # Several workers average every gradient in every step, so each encoder takes part even with nothing to say.
+            states = states + 0 * self.encode_sets(kind, sets.codes.new_full((1, 1), UNKNOWN)).sum()
         if first_record is not None:
             states[:, 0], present[:, 0] = first_record, True
         # Attention over a row with nothing in it is undefined; such rows attend to themselves and are masked after.

@@ -1,0 +1,37 @@
+"""What tests of several families share: where the open data lies, and one Ray a session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def _folder(variable: str, default: Path, what: str) -> Path:
+    folder = Path(os.environ.get(variable, default))
+    if not folder.is_dir():
+        pytest.skip(f"{what} is not at {folder}; point {variable} at it")
+    return folder.absolute()
+
+
+@pytest.fixture(scope="session")
+def mimic4_demo() -> Path:
+    return _folder("LEADER_MIMIC4_DEMO", ROOT.parent / "shared/data/mimic-iv-demo", "the MIMIC-IV demo")
+
+
+@pytest.fixture(scope="session")
+def terminology() -> Path:
+    return _folder("LEADER_TERMINOLOGY", ROOT.parent / "shared/terminology", "the terminology")
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """One Ray for all integration tests of a session, on two cores."""
+    from leader_platform.ray_session import ray_session
+
+    with ray_session(num_cpus=2):
+        yield

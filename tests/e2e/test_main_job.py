@@ -1,0 +1,222 @@
+"""The main job on real patients: the MIMIC-IV demo through SmolLM2, vLLM, Ray and HTTP, by the commands of README.
+
+One workspace and one cluster for all tests of this file, which follow each other as a user's commands would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from leader_platform.artifacts import Run
+from leader_platform.data.dataset import PreparedData
+from leader_platform.data.samples import SPLITS
+from leader_platform.features import read_features
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+SMALL = (
+    "teacher.max_steps=6",
+    "teacher.checkpoint_steps=3",
+    "prompt.history_visits=1",
+    "prompt.max_tokens=384",
+    "student.max_epochs=10",
+)
+
+
+class Workspace:
+    """A home folder, and the `leader` command in it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.serve_port, self.dashboard_port = free_port(), free_port()
+
+    def leader(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        settings = [f"--set={setting}" for setting in (*SMALL, f"serve.port={self.serve_port}")]
+        command = [str(Path(sys.executable).parent / "leader"), f"--home={self.home}", "--recipe=quickstart", *settings]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        done = subprocess.run(
+            [*command, *arguments], capture_output=True, text=True, env=environment, timeout=900, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.leader("--json", *arguments).stdout)
+
+    @property
+    def data(self) -> PreparedData:
+        return PreparedData(str(self.home / "data"))
+
+    @property
+    def run(self) -> Run:
+        return Run(str(self.home / "runs/default"))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.serve_port}"
+
+
+@pytest.fixture(scope="module")
+def workspace(mimic4_demo: Path, terminology: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """The demo prepared, and a cluster up."""
+    workspace = Workspace(tmp_path_factory.mktemp("workspace"))
+    arguments = ("--raw", str(mimic4_demo), "--terminology", str(terminology), "--source", "mimic4")
+    workspace.leader("data", "prepare", *arguments, "--out", str(workspace.home / "data"))
+    workspace.leader("cluster", "up", "--num-cpus=2", f"--dashboard-port={workspace.dashboard_port}")
+    yield workspace
+    workspace.leader("cluster", "down")
+    # Whatever the cluster started carries the workspace's or the cluster's folder in its command line.
+    marks = (str(workspace.home), "VLLM::", f"--dashboard-port={workspace.dashboard_port}")
+    left = [process for process in psutil.process_iter(["cmdline"]) if any(m in command(process) for m in marks)]
+    assert left == []
+
+
+@pytest.fixture(scope="module")
+def trained(workspace: Workspace) -> Workspace:
+    """Every stage run on the cluster, evaluated and deployed."""
+    workspace.leader("train", "--stage", "distill")
+    workspace.leader("train", "--stage", "student")
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def deployed(trained: Workspace) -> Workspace:
+    trained.leader("serve", "deploy")
+    return trained
+
+
+def test_the_demo_has_the_counts_that_are_known_of_it(workspace: Workspace) -> None:
+    manifest = workspace.data.manifest
+    assert manifest["flow"]["admissions"] == 275
+    assert manifest["flow"]["with a mapped medication"] == 250
+    assert manifest["patients"] == 100
+    assert manifest["distinct_codes"]["medications"] == 140
+    assert manifest["mean_codes_per_visit"]["medications"] == pytest.approx(22.0, abs=0.05)
+    assert manifest["coverage"]["mapped_rows"] / manifest["coverage"]["prescription_rows"] == pytest.approx(
+        0.997, abs=0.001
+    )
+    assert "275" in workspace.leader("data", "describe").stdout
+
+
+def test_one_command_runs_the_stages_it_needs_as_jobs_on_the_cluster(trained: Workspace) -> None:
+    for stage in ("teacher", "features", "student", "student_alone"):
+        assert trained.run.has(stage)
+    jobs = {job["name"]: job["status"] for job in trained.json("cluster", "status")["jobs"]}
+    assert jobs == {"leader train --stage distill": "SUCCEEDED", "leader train --stage student": "SUCCEEDED"}
+    assert "Nothing to do" in trained.leader("train", "--stage", "distill").stderr
+
+
+def test_vllm_and_transformers_read_the_same_states(trained: Workspace) -> None:
+    """STACK's promise for the features: cosine at least 0.999 for each prompt, norms within 2 %."""
+    other = Run(str(trained.home / "runs/transformers"))
+    Path(other.uri).mkdir(parents=True)
+    os.symlink(trained.run.path("teacher"), other.path("teacher"))
+    engine = ("--set=features.engine=transformers",)
+    trained.leader(*engine, "train", "--stage", "features", "--only", "--run", other.uri)
+    for split in SPLITS:
+        ours, theirs = (read_features(run, trained.data, split, "hidden_state") for run in (trained.run, other))
+        norms = np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1)
+        assert norms[0].min() > 5, "the states are normalised"
+        cosine = (ours * theirs).sum(axis=1) / (norms[0] * norms[1])
+        assert cosine.min() >= 0.999
+        assert np.abs(norms[0] / norms[1] - 1).max() <= 0.02
+
+
+def test_evaluation_compares_all_models(trained: Workspace) -> None:
+    result = trained.json("evaluate")
+    assert set(result["models"]) == {"popularity", "student without teacher", "student", "teacher"}
+    for model in result["models"].values():
+        assert model["groups"]["all"]["prauc"] > 0.4
+        assert model["groups"]["all"]["interaction_rate"] is not None
+    assert json.loads(Path(trained.run.path("evaluation", "metrics.json")).read_text()) == result
+    assert "multi-visit" in trained.leader("evaluate").stdout
+
+
+def patient(workspace: Workspace, first_visit: bool) -> dict[str, Any]:
+    rows = workspace.data.samples("test").to_pylist()
+    row = next(row for row in rows if (row["prior_visits"] == 0) == first_visit)
+    return {
+        "patient": {"gender": row["gender"], "age": row["age"], "insurance": row["insurance"]},
+        "visits": [*row["history"], {"diagnoses": row["diagnoses"], "procedures": row["procedures"]}],
+    }
+
+
+def test_first_visits_go_to_the_teacher_and_the_rest_to_the_student(deployed: Workspace) -> None:
+    for first_visit, model in ((True, "teacher"), (False, "student")):
+        answer = httpx.post(f"{deployed.url}/v1/recommendations", json=patient(deployed, first_visit), timeout=60)
+        assert answer.status_code == 200
+        body = answer.json()
+        assert (body["model"], body["degraded"]) == (model, False)
+        assert 0 < len(body["medications"]) <= 140
+        known = set(deployed.data.vocabulary.medications)
+        assert {medication["code"] for medication in body["medications"]} <= known
+        scores = [medication["probability"] for medication in body["medications"]]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_what_is_served_is_what_was_evaluated(deployed: Workspace) -> None:
+    """The teacher's answer over HTTP is the features stage's: the model that was measured is the one that answers."""
+    rows = deployed.data.samples("test").to_pylist()
+    index = next(index for index, row in enumerate(rows) if row["prior_visits"] == 0)
+    request = {**patient(deployed, first_visit=True), "model": "teacher", "threshold": 0.0}
+    request["patient"] = {
+        name: rows[index][name] for name in ("gender", "age", "insurance", "language", "marital_status", "race")
+    }
+    answer = httpx.post(f"{deployed.url}/v1/recommendations", json=request, timeout=60).json()
+    logits = read_features(deployed.run, deployed.data, "test", "logits")[index]
+    expected = dict(zip(deployed.data.vocabulary.medications, 1 / (1 + np.exp(-logits)), strict=True))
+    got = {medication["code"]: medication["probability"] for medication in answer["medications"]}
+    assert got.keys() == expected.keys()
+    assert max(abs(got[code] - expected[code]) for code in got) < 0.02
+
+
+def test_recommend_asks_over_http_and_shows_a_table(deployed: Workspace, tmp_path: Path) -> None:
+    file = tmp_path / "patient.json"
+    file.write_text(json.dumps(patient(deployed, first_visit=False)))
+    shown = deployed.leader("recommend", "--patient", str(file))
+    assert "Recommended by the student" in shown.stdout
+    assert "not a medical device" in shown.stderr
+    assert deployed.json("recommend", "--patient", str(file))["model"] == "student"
+
+
+def test_the_application_is_seen_and_taken_away(deployed: Workspace, tmp_path: Path) -> None:
+    status = deployed.json("serve", "status")
+    assert status["status"] == "RUNNING"
+    assert set(status["deployments"]) == {"Ingress", "Student", "Teacher"}
+    deployed.leader("serve", "shutdown")
+    assert deployed.json("serve", "status")["status"] == "NOT_DEPLOYED"
+    file = tmp_path / "patient.json"
+    file.write_text(json.dumps(patient(deployed, first_visit=False)))
+    refused = deployed.leader("recommend", "--patient", str(file), code=1)
+    assert "leader serve deploy" in refused.stderr
+
+
+def test_auto_falls_back_to_the_student_where_no_teacher_is(deployed: Workspace) -> None:
+    deployed.leader("serve", "deploy", "--no-teacher")
+    answer = httpx.post(f"{deployed.url}/v1/recommendations", json=patient(deployed, first_visit=True), timeout=60)
+    assert (answer.json()["model"], answer.json()["degraded"]) == ("student", True)
+    assert answer.json()["route"]["reason"] == "teacher-unavailable"
+    deployed.leader("serve", "shutdown")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def command(process: psutil.Process) -> str:
+    return " ".join(process.info["cmdline"] or ())

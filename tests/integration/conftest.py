@@ -1,0 +1,71 @@
+"""A small run of every stage, made once a session: synthetic patients, a tiny language model, Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from leader_jobs.prepare import PrepareArguments, prepare
+from leader_platform.config import LeaderConfig, load_config
+from leader_platform.data.dataset import PreparedData
+from leader_platform.data.synthetic import write_mimic4
+from leader_platform.recipes import quickstart
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LLaMA of two narrow layers with random weights and the embedded model's tokenizer, as a Hugging Face folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from leader_platform.models.backbone import load_tokenizer
+
+    folder = tmp_path_factory.mktemp("backbone")
+    tokenizer = load_tokenizer("smollm2")
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def config(tiny_backbone: Path) -> LeaderConfig:
+    settings = [
+        f"teacher.backbone={tiny_backbone}",
+        "teacher.dtype=float32",
+        "teacher.max_steps=12",
+        "teacher.max_epochs=3",
+        "teacher.checkpoint_steps=4",
+        "teacher.log_steps=1",
+        "features.engine=transformers",
+        "features.dtype=float32",
+        "features.batch_size=8",
+        "student.max_epochs=6",
+        "resources.cpus_per_worker=1",
+    ]
+    return load_config(quickstart(), None, settings)
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("raw") / "synthetic"
+    write_mimic4(folder, 40, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(ray_local: None, raw: Path, config: LeaderConfig, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    out = str(tmp_path_factory.mktemp("prepared") / "data")
+    prepare(PrepareArguments("mimic4", str(raw), out), config, print)
+    return PreparedData(out)

@@ -1,0 +1,79 @@
+"""`leader data prepare` on Ray Data: what it writes, that it writes it again, and what a failure leaves."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from leader_jobs.prepare import PrepareArguments, prepare
+from leader_platform.config import LeaderConfig, load_config
+from leader_platform.data.dataset import PreparedData
+from leader_platform.data.samples import SPLITS
+from leader_platform.errors import UserError, find_cause
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_sample_is_in_one_split_and_every_patient_too(data: PreparedData) -> None:
+    samples = {split: data.samples(split, ["sample_id", "subject_id"]).to_pydict() for split in SPLITS}
+    sample_ids = [sample for split in SPLITS for sample in samples[split]["sample_id"]]
+    assert len(sample_ids) == len(set(sample_ids)) == data.manifest["flow"]["of patients with enough visits"]
+    patients = [set(samples[split]["subject_id"]) for split in SPLITS]
+    assert sum(map(len, patients)) == len(set.union(*patients)) == data.manifest["patients"]
+
+
+def test_the_vocabulary_holds_training_codes_and_no_others(data: PreparedData) -> None:
+    visits = pq.read_table(f"{data.uri}/visits").to_pylist()
+    train = set(data.samples("train", ["subject_id"])["subject_id"].to_pylist())
+    for kind in ("diagnoses", "procedures", "medications"):
+        seen = {code for visit in visits if visit["subject_id"] in train for code in visit[kind]}
+        assert set(data.vocabulary.codes[kind]) - {"<padding>", "<unknown>"} == seen
+    everyone = {code for visit in visits for code in visit["diagnoses"]}
+    assert everyone - set(data.vocabulary.codes["diagnoses"]), "the test needs codes that training never saw"
+
+
+def test_more_shards_and_a_second_run_give_the_same_data(
+    ray_local: None, raw: Path, data: PreparedData, config: LeaderConfig, tmp_path: Path
+) -> None:
+    again = load_config(config, None, ["data.shard_rows=500"])
+    prepare(PrepareArguments("mimic4", str(raw), str(tmp_path / "data")), again, print)
+    sharded = PreparedData(str(tmp_path / "data"))
+    assert len(sharded.sample_parts("train")) > len(data.sample_parts("train")) == 1
+    for split in SPLITS:
+        rows = {row["sample_id"]: row for row in data.samples(split).to_pylist()}
+        assert {row["sample_id"]: row for row in sharded.samples(split).to_pylist()} == rows
+    assert sharded.vocabulary == data.vocabulary
+    assert sharded.titles == data.titles
+
+
+def test_a_table_cut_short_is_told_in_a_sentence_and_leaves_nothing(
+    ray_local: None, raw: Path, config: LeaderConfig, tmp_path: Path
+) -> None:
+    shutil.copytree(raw, tmp_path / "raw")
+    table = tmp_path / "raw/hosp/prescriptions.csv.gz"
+    table.write_bytes(table.read_bytes()[: table.stat().st_size // 2])
+    with pytest.raises(Exception, match="prescriptions") as raised:
+        prepare(PrepareArguments("mimic4", str(tmp_path / "raw"), str(tmp_path / "out/data")), config, print)
+    cause = find_cause(raised.value, (UserError,))
+    assert cause is not None
+    assert "prescriptions.csv.gz is damaged or cut short" in str(cause)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_interrupted_run_keeps_the_old_data_set(
+    ray_local: None, raw: Path, config: LeaderConfig, tmp_path: Path
+) -> None:
+    old = tmp_path / "data" / "manifest.json"
+    old.parent.mkdir()
+    old.write_text("old")
+    shutil.copytree(raw, tmp_path / "raw")
+    with gzip.open(tmp_path / "raw/hosp/diagnoses_icd.csv.gz", "at") as table:
+        table.write("not,a,row\n")
+    with pytest.raises(Exception, match="diagnoses"):
+        prepare(PrepareArguments("mimic4", str(tmp_path / "raw"), str(tmp_path / "data")), config, print)
+    assert old.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "raw"]

@@ -1,0 +1,187 @@
+"""Teacher, features, student and evaluation through Ray Train and Ray Data, on a tiny language model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from leader_jobs import pipeline
+from leader_jobs.evaluate import evaluate
+from leader_jobs.requests import Request
+from leader_platform.artifacts import Run
+from leader_platform.config import LeaderConfig, load_config
+from leader_platform.data.dataset import PreparedData
+from leader_platform.data.records import PatientRecord
+from leader_platform.data.samples import SPLITS
+from leader_platform.errors import UserError
+from leader_platform.features import read_features
+from leader_platform.models.teacher import load_head
+from leader_platform.predict import StudentPredictor, TeacherPredictor
+
+pytestmark = pytest.mark.slow
+
+
+def do_nothing(_: str) -> None:
+    """For stages whose progress a test does not look at."""
+
+
+@pytest.fixture(scope="module")
+def run(data: PreparedData, config: LeaderConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with every stage done."""
+    run = Run(str(tmp_path_factory.mktemp("run")))
+    assert pipeline.train("all", data, run, config, print) == ["teacher", "features", "distill"]
+    pipeline.train("student", data, run, config, print)
+    return run
+
+
+def test_the_teacher_learns_and_exports_what_it_learnt(run: Run, data: PreparedData, config: LeaderConfig) -> None:
+    told = run.manifest("teacher")["training"]
+    assert [line["step"] for line in told] == list(range(1, 13))
+    assert told[-1]["loss"] < told[0]["loss"]
+    # The merged export must say what adapter and head say apart; the features were made from the merged one.
+    import torch
+    from peft import PeftModel
+
+    from leader_platform.models.backbone import load_causal_lm, load_tokenizer
+    from leader_platform.models.teacher import last_token_states, pad_tokens
+
+    decoder = load_causal_lm(config.teacher.backbone, torch.float32).get_decoder()
+    tuned = PeftModel.from_pretrained(decoder, run.path("teacher", "adapter")).eval()
+    assert any(weight.abs().sum() > 0 for name, weight in tuned.named_parameters() if "lora_B" in name)
+    prompts = data.samples("test", ["prompt"])["prompt"].to_pylist()
+    tokens = [load_tokenizer(config.teacher.backbone)(prompt).input_ids for prompt in prompts]
+    fitting = [index for index, ids in enumerate(tokens) if len(ids) <= config.prompt.max_tokens]
+    assert fitting
+    with torch.inference_mode():
+        states = last_token_states(tuned, *pad_tokens([tokens[index] for index in fitting], 0))
+        logits = load_head(run.path("teacher"))(states).numpy()
+    np.testing.assert_allclose(read_features(run, data, "test", "hidden_state")[fitting], states, atol=2e-5)
+    np.testing.assert_allclose(read_features(run, data, "test", "logits")[fitting], logits, atol=2e-5)
+
+
+def test_every_sample_has_one_feature_in_its_place(run: Run, data: PreparedData) -> None:
+    import pyarrow.parquet as pq
+
+    for split in SPLITS:
+        for part in data.sample_parts(split):
+            features = pq.read_table(run.path("features", split, Path(part).name), columns=["sample_id"])
+            assert features["sample_id"].equals(pq.read_table(part, columns=["sample_id"])["sample_id"])
+
+
+def test_features_of_a_killed_run_are_finished_and_not_doubled(
+    run: Run, data: PreparedData, config: LeaderConfig, tmp_path: Path
+) -> None:
+    killed = Run(str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    os.symlink(run.path("teacher"), killed.path("teacher"))
+    slow = load_config(config, None, ["features.batch_size=1"])
+    request = Request(kind="train", stage="features", config=slow, data=data.uri, run=killed.uri)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "leader_jobs", request.model_dump_json()], start_new_session=True, env=environment
+    )
+    wait_until(lambda: len(chunk_files(killed)) >= 3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = chunk_files(killed)
+    total = sum(data.manifest["splits"][split]["samples"] for split in SPLITS)
+    assert 0 < len(finished) < total, "the process was not killed halfway"
+
+    said: list[str] = []
+    assert pipeline.train("features", data, killed, slow, said.append) == ["features"]
+    assert any(f"({len(finished)} of them already there)" in line for line in said)
+    for split in SPLITS:
+        expected = read_features(run, data, split, "hidden_state")
+        np.testing.assert_allclose(read_features(killed, data, split, "hidden_state"), expected, atol=2e-5)
+    assert chunk_files(killed) == []
+
+
+def test_a_killed_worker_changes_nothing(data: PreparedData, config: LeaderConfig, tmp_path: Path) -> None:
+    """A worker killed between checkpoints goes on from the last one and ends with an undisturbed run's weights."""
+    long = load_config(config, None, ["teacher.max_steps=60", "teacher.max_epochs=9", "teacher.checkpoint_steps=10"])
+    undisturbed, disturbed = Run(str(tmp_path / "a")), Run(str(tmp_path / "b"))
+    pipeline.train("teacher", data, undisturbed, long, do_nothing)
+    kills: list[int] = []
+
+    def kill_once(line: str) -> None:
+        if "step 25 " in f"{line} " and not kills:
+            for process in psutil.Process().children(recursive=True):
+                if "RayTrainWorker" in " ".join(process.cmdline()):
+                    kills.append(process.pid)
+                    process.kill()
+
+    pipeline.train("teacher", data, disturbed, long, kill_once)
+    assert len(kills) == 1
+    steps = [line["step"] for line in disturbed.manifest("teacher")["training"]]
+    assert steps.count(25) == 2 or steps.count(24) == 2, f"no step was done again: {steps}"
+    heads = [load_head(run.path("teacher")).weight.numpy() for run in (undisturbed, disturbed)]
+    np.testing.assert_allclose(heads[1], heads[0], atol=1e-6)
+
+
+def test_the_student_is_what_evaluation_and_serving_load(run: Run, data: PreparedData) -> None:
+    student = StudentPredictor.load(run.uri)
+    records = [PatientRecord.from_sample(row) for row in data.samples("test").to_pylist()]
+    scores = student.predict(records)
+    assert scores.shape == (len(records), len(data.vocabulary.medications))
+    np.testing.assert_allclose(student.predict(records[:1]), scores[:1], atol=1e-5)
+    assert 0 < student.threshold < 1
+    assert student.medications == data.vocabulary.medications
+    assert run.manifest("student")["with_teacher"] is True
+    assert run.manifest("student_alone")["with_teacher"] is False
+    alone = StudentPredictor.load(run.uri, "student_alone").predict(records)
+    assert np.abs(alone - scores).max() > 1e-4, "the teacher made no difference"
+
+
+def test_the_teacher_predicts_what_its_features_say(run: Run, data: PreparedData) -> None:
+    teacher = TeacherPredictor.load(run.uri, engine="transformers")
+    records = [PatientRecord.from_sample(row) for row in data.samples("test").to_pylist()]
+    scores, _ = asyncio.run(teacher.predict(records))
+    logits = read_features(run, data, "test", "logits")
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), atol=1e-5)
+    assert teacher.threshold == run.manifest("features")["threshold"]
+
+
+def test_evaluation_covers_models_and_groups(run: Run, data: PreparedData, config: LeaderConfig) -> None:
+    result = evaluate(data, run, config, "key", do_nothing)
+    assert set(result["models"]) == {"popularity", "student without teacher", "student", "teacher"}
+    for model in result["models"].values():
+        groups = model["groups"]
+        assert groups["all"]["samples"] == groups["first-visit"]["samples"] + groups["multi-visit"]["samples"]
+        assert 0 < groups["all"]["prauc"] <= 1
+    assert result["prescriptions"]["medications_per_visit"] > 5
+    assert run.is_current("evaluation", "key")
+
+
+def test_what_is_current_is_not_made_again(run: Run, data: PreparedData, config: LeaderConfig) -> None:
+    said: list[str] = []
+    assert pipeline.train("all", data, run, config, said.append) == []
+    assert "Nothing to do" in said[0]
+    narrower = load_config(config, None, ["student.width=32"])
+    assert pipeline.plan("all", data, run, narrower, force=False, only=False) == ["distill"]
+
+
+def test_more_than_the_cluster_has_is_refused(data: PreparedData, config: LeaderConfig, tmp_path: Path) -> None:
+    greedy = load_config(config, None, ["resources.cpus_per_worker=64"])
+    with pytest.raises(UserError, match="need 64 CPU and the cluster has 2"):
+        pipeline.train("student", data, Run(str(tmp_path)), greedy, do_nothing)
+
+
+def chunk_files(run: Run) -> list[Path]:
+    return [path for path in Path(run.path("training")).rglob("*.parquet") if path.is_file()]
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)

@@ -1,0 +1,171 @@
+"""Events to visits and to a split by patient, on hand-written patients with the expected rows beside them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from support.patients import (
+    FLOW,
+    MAPPED_ROWS,
+    PRESCRIPTION_ROWS,
+    TABLES,
+    UNMAPPED,
+    VISITS,
+    read_events,
+    rows,
+    write_hosp,
+)
+
+from leader_platform.config import DataConfig
+from leader_platform.data import cohort, mimic4
+
+Events = dict[str, pa.Table]
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> Events:
+    return read_events(write_hosp(tmp_path_factory.mktemp("raw")))
+
+
+def stays(events: Events, config: DataConfig) -> list[int]:
+    return cohort.visits(events, config)[0]["hadm_id"].to_pylist()
+
+
+def test_hand_written_patients_become_the_expected_visits(events: Events) -> None:
+    visits, _ = cohort.visits(events, DataConfig())
+    assert visits.schema == cohort.VISIT_SCHEMA
+    assert rows(visits) == [{name: row[name] for name in cohort.VISIT_SCHEMA.names} for row in VISITS]
+
+
+def test_visits_do_not_depend_on_the_order_of_rows(events: Events) -> None:
+    shuffled = {}
+    for kind, table in events.items():
+        order = list(range(len(table)))
+        random.Random(kind).shuffle(order)
+        shuffled[kind] = table.take(order)
+    assert cohort.visits(shuffled, DataConfig())[0].equals(cohort.visits(events, DataConfig())[0])
+
+
+def test_every_step_of_the_cohort_is_counted(events: Events) -> None:
+    _, tally = cohort.visits(events, DataConfig())
+    assert {step: tally[("flow", step)] for step in cohort.FLOW} == FLOW
+    assert tally[("prescription rows",)] == PRESCRIPTION_ROWS
+    assert tally[("mapped prescription rows",)] == MAPPED_ROWS
+    assert {key[1]: count for key, count in tally.items() if key[0] == "unmapped"} == UNMAPPED
+
+
+def test_a_label_window_keeps_what_was_started_before_its_end(events: Events) -> None:
+    visits, tally = cohort.visits(events, DataConfig(label_window_hours=24))
+    medications = dict(zip(visits["hadm_id"].to_pylist(), visits["medications"].to_pylist(), strict=True))
+    assert medications == {
+        2000: ["ATC:N02B", "ATC:B01A", "ATC:C07A"],
+        1000: ["ATC:N02B", "ATC:C03C"],
+        3001: ["ATC:N02B"],
+        3003: ["ATC:N02B", "ATC:C09A"],  # furosemide came exactly 24 hours after admission
+        5001: ["ATC:B01A", "ATC:N02B"],
+    }
+    # Aspirin EC, furosemide, both of patient 50, and the row without an admission.
+    assert tally[("prescription rows outside the label window",)] == 5
+
+
+def test_a_visit_emptied_by_the_label_window_is_counted_out(events: Events) -> None:
+    _, tally = cohort.visits(events, DataConfig(label_window_hours=24))
+    assert tally[("flow", "with a diagnosis")] == 7
+    assert tally[("flow", "with a mapped medication")] == 5
+
+
+def test_required_procedures_drop_visits_without(events: Events) -> None:
+    visits, tally = cohort.visits(events, DataConfig(require_procedures=True))
+    assert visits["hadm_id"].to_pylist() == [2000, 3003, 6001]
+    assert visits["visit_number"].to_pylist() == [1, 1, 1]
+    assert tally[("flow", "with a procedure, where required")] == 3
+
+
+def test_min_visits_counts_kept_visits_alone(events: Events) -> None:
+    assert stays(events, DataConfig(min_visits=2)) == [2000, 1000, 3001, 3003]
+    assert stays(events, DataConfig(min_visits=3)) == []  # patient 20 has three stays, one without a diagnosis
+
+
+def test_equal_admission_times_are_ordered_by_admission_number(tmp_path: Path) -> None:
+    same = TABLES["admissions"].replace("2151-06-01 08:00:00", "2150-03-01 22:30:00")
+    assert stays(read_events(write_hosp(tmp_path, admissions=same)), DataConfig())[:2] == [1000, 2000]
+
+
+def test_rows_given_twice_count_once(tmp_path: Path, events: Events) -> None:
+    doubled = {name: text + text.partition("\n")[2] for name, text in TABLES.items()}
+    visits, _ = cohort.visits(read_events(write_hosp(tmp_path, **doubled)), DataConfig())
+    assert visits.equals(cohort.visits(events, DataConfig())[0])
+
+
+def test_a_patient_missing_from_patients_is_kept_without_age_and_sex(tmp_path: Path) -> None:
+    fewer = TABLES["patients"].replace("40,M,91,2140,2014 - 2016,2141-01-01\n", "")
+    visits = rows(cohort.visits(read_events(write_hosp(tmp_path, patients=fewer)), DataConfig())[0])
+    (alone,) = [row for row in visits if row["subject_id"] == 40]
+    assert (alone["age"], alone["gender"]) == (None, None)
+
+
+def test_a_shard_without_anyone_gives_no_visits() -> None:
+    nothing = {kind: mimic4.no_events(kind) for kind in mimic4.SPECS}
+    visits, tally = cohort.visits(nothing, DataConfig(label_window_hours=24))
+    assert len(visits) == 0
+    assert visits.schema == cohort.VISIT_SCHEMA
+    assert sum(tally.values()) == 0
+
+
+@pytest.mark.parametrize("kind", ["procedures", "diagnoses", "medications"])
+def test_a_shard_without_one_kind_of_events_is_assembled(events: Events, kind: str) -> None:
+    visits, _ = cohort.visits({**events, kind: mimic4.no_events(kind)}, DataConfig())
+    assert len(visits) == (6 if kind == "procedures" else 0)
+
+
+def test_tallies_of_shards_add_up_to_the_cohort(events: Events) -> None:
+    whole = cohort.visits(events, DataConfig(label_window_hours=24))[1]
+    parts = [cohort.visits(shard(events, rest), DataConfig(label_window_hours=24))[1] for rest in (0, 1)]
+    assert parts[0] + parts[1] == +whole
+
+
+def shard(events: Events, rest: int) -> Events:
+    """The patients whose number in tens is even or odd."""
+    chosen = {}
+    for kind, table in events.items():
+        if "subject_id" in table.column_names:
+            keep = [subject // 10 % 2 == rest for subject in table["subject_id"].to_pylist()]
+            table = table.filter(pa.array(keep, pa.bool_()))
+        chosen[kind] = table
+    return chosen
+
+
+def sizes(split: dict[int, str]) -> tuple[int, int, int]:
+    names = list(split.values())
+    return names.count("train"), names.count("validation"), names.count("test")
+
+
+def test_a_split_has_the_shares_that_were_asked() -> None:
+    config = DataConfig(validation_fraction=0.2, test_fraction=0.3)
+    assert sizes(cohort.split_by_patient(range(1000), config)) == (500, 200, 300)
+
+
+def test_the_smallest_cohort_has_one_patient_in_each_split() -> None:
+    assert sizes(cohort.split_by_patient([7, 8, 9], DataConfig())) == (1, 1, 1)
+
+
+def test_a_split_does_not_depend_on_order_or_repetition() -> None:
+    subjects = list(range(100))
+    again = subjects * 3
+    random.Random(0).shuffle(again)
+    assert cohort.split_by_patient(again, DataConfig()) == cohort.split_by_patient(subjects, DataConfig())
+
+
+def test_another_seed_gives_another_split() -> None:
+    first, second = (cohort.split_by_patient(range(100), DataConfig(split_seed=seed)) for seed in (0, 1))
+    assert first != second
+    assert sizes(first) == sizes(second)
+
+
+def test_a_split_does_not_follow_the_order_of_patients() -> None:
+    split = cohort.split_by_patient(range(1000), DataConfig())
+    tested = [subject for subject, name in split.items() if name == "test"]
+    assert 400 < sum(tested) / len(tested) < 600

@@ -1,0 +1,142 @@
+"""A student's directory read back as a predictor, and the evaluation of what a run has. No Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from safetensors.torch import save
+from support.patients import read_events, write_hosp
+
+from leader_jobs.evaluate import METRICS_FILE, evaluate
+from leader_platform import storage
+from leader_platform.artifacts import EVALUATION, STUDENT, Run
+from leader_platform.config import DataConfig, LeaderConfig, PromptConfig, StudentConfig
+from leader_platform.data import cohort
+from leader_platform.data.dataset import FORMAT_VERSION, INTERACTION_SCHEMA, TITLE_SCHEMA, PreparedData
+from leader_platform.data.records import PatientRecord
+from leader_platform.data.samples import samples
+from leader_platform.data.vocabulary import count_values, fit_vocabulary
+from leader_platform.errors import UserError
+from leader_platform.models.student import Student
+from leader_platform.predict import CONFIG_FILE, WEIGHTS_FILE, StudentPredictor
+
+SMALL = StudentConfig(width=8, heads=2, feed_forward=12)
+FILES = ("vocabulary.json", "titles.parquet", "interactions.parquet")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    """The hand-written patients, all of them in every split."""
+    folder = tmp_path_factory.mktemp("predict")
+    visits, _ = cohort.visits(read_events(write_hosp(folder / "raw")), DataConfig())
+    vocabulary = fit_vocabulary(count_values(visits), 1)
+    directory = str(folder / "data")
+    about = {"format_version": FORMAT_VERSION, "fingerprint": "f", "label_window": "whole stay"}
+    storage.write_json(f"{directory}/manifest.json", about)
+    storage.write_json(f"{directory}/vocabulary.json", vocabulary.model_dump())
+    titles = {"code": ["ATC:N02B", "ICD10CM:I10"], "title": ["Analgesics", "Hypertension"]}
+    storage.write_parquet(f"{directory}/titles.parquet", pa.table(titles, schema=TITLE_SCHEMA))
+    pair = [{"code_a": "ATC:N02B", "code_b": "ATC:B01A", "source": "this test"}]
+    storage.write_parquet(f"{directory}/interactions.parquet", pa.Table.from_pylist(pair, schema=INTERACTION_SCHEMA))
+    table, _ = samples(visits, vocabulary, {}, DataConfig(), PromptConfig())
+    for split in ("train", "validation", "test"):
+        storage.write_parquet(f"{directory}/samples/{split}/part-00000.parquet", table)
+    return PreparedData(directory)
+
+
+def write_student(run: Run, data: PreparedData, threshold: float = 0.37) -> Student:
+    model = Student(SMALL, data.vocabulary).eval()
+    with run.product(STUDENT, "k1", LeaderConfig(), {"max_history_visits": 20}) as directory:
+        storage.write_bytes(storage.join(directory, WEIGHTS_FILE), save(model.state_dict()))
+        storage.write_json(
+            storage.join(directory, CONFIG_FILE), {"threshold": threshold, "student": SMALL.model_dump(mode="json")}
+        )
+        for name in FILES:
+            storage.write_bytes(storage.join(directory, name), storage.read_bytes(storage.join(data.uri, name)))
+    return model
+
+
+def records(data: PreparedData) -> list[PatientRecord]:
+    return [PatientRecord.from_sample(row) for row in data.samples("test").to_pylist()]
+
+
+def test_a_student_is_read_back_with_all_it_needs(tmp_path: Path, data: PreparedData) -> None:
+    run = Run(str(tmp_path))
+    write_student(run, data)
+    predictor = StudentPredictor.load(run.uri)
+    assert (predictor.threshold, predictor.version) == (0.37, "student-k1")
+    assert predictor.medications == data.vocabulary.medications
+    assert predictor.medication_names == {"ATC:N02B": "Analgesics"}
+    assert predictor.unknown_codes(PatientRecord(current=records(data)[0].current)) == []
+
+
+def test_probabilities_are_the_same_alone_and_together(tmp_path: Path, data: PreparedData) -> None:
+    run = Run(str(tmp_path))
+    write_student(run, data)
+    predictor = StudentPredictor.load(run.uri)
+    together = predictor.predict(records(data))
+    assert together.shape == (6, len(data.vocabulary.medications))
+    assert together.dtype == np.float32
+    assert ((together > 0) & (together < 1)).all()
+    alone = np.concatenate([predictor.predict([record]) for record in records(data)])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert predictor.predict([]).shape == (0, len(data.vocabulary.medications))
+
+
+def test_an_unknown_code_is_answered_and_told(tmp_path: Path, data: PreparedData) -> None:
+    run = Run(str(tmp_path))
+    write_student(run, data)
+    predictor = StudentPredictor.load(run.uri)
+    stranger = PatientRecord.from_sample({**data.samples("test").to_pylist()[0], "diagnoses": ["ICD10CM:ZZZ"]})
+    assert "ICD10CM:ZZZ" in predictor.unknown_codes(stranger)
+    assert np.isfinite(predictor.predict([stranger])).all()
+
+
+@pytest.mark.parametrize("name", [WEIGHTS_FILE, CONFIG_FILE, "vocabulary.json", "titles.parquet"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_student_is_named(tmp_path: Path, data: PreparedData, name: str, damage: str) -> None:
+    run = Run(str(tmp_path))
+    write_student(run, data)
+    path = Path(run.path(STUDENT, name))
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        path.unlink()
+    with pytest.raises(UserError, match=f"{tmp_path}/student is not a readable student"):
+        StudentPredictor.load(run.uri)
+
+
+def test_a_run_without_a_student_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no student"):
+        StudentPredictor.load(str(tmp_path))
+
+
+def test_an_evaluation_tells_of_popularity_and_every_model_that_is_there(tmp_path: Path, data: PreparedData) -> None:
+    run, said = Run(str(tmp_path)), []
+    assert set(evaluate(data, run, LeaderConfig(), "k", said.append)["models"]) == {"popularity"}
+    write_student(run, data)
+    result = evaluate(data, run, LeaderConfig(), "k2", said.append)
+    assert set(result["models"]) == {"popularity", "student"}
+    assert json.loads(storage.read_bytes(run.path(EVALUATION, METRICS_FILE))) == result
+    for model in result["models"].values():
+        counts = {group: report["samples"] for group, report in model["groups"].items()}
+        assert counts == {"all": 6, "first-visit": 4, "multi-visit": 2}
+    assert result["label_window"] == "whole stay"
+
+
+def test_popularity_and_prescriptions_are_as_counted_by_hand(tmp_path: Path, data: PreparedData) -> None:
+    result = evaluate(data, Run(str(tmp_path)), LeaderConfig(), "k", lambda line: None)
+    popular = result["models"]["popularity"]
+    # N02B is in all six visits, B01A and C03C in two each, the other three in one each; more choices pay off at no
+    # threshold, so N02B alone is chosen.
+    assert popular["threshold"] == pytest.approx(0.34)
+    assert popular["groups"]["all"]["medications_per_visit"] == 1
+    assert popular["groups"]["all"]["jaccard"] == pytest.approx((1 / 3 + 1 / 2 + 1 + 1 / 3 + 1 / 2 + 1 / 2) / 6)
+    assert result["prescriptions"]["medications_per_visit"] == pytest.approx(13 / 6)
+    assert result["interaction_source"] == ["this test"]
+    # Nine pairs were prescribed together, and paracetamol with an antithrombotic (N02B, B01A) in two visits.
+    assert result["prescriptions"]["interaction_rate"] == pytest.approx(2 / 9)

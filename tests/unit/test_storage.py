@@ -1,0 +1,193 @@
+"""Files and directories that are whole or not there, and products of a run."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from leader_platform import storage
+from leader_platform.artifacts import FEATURES, STUDENT, TEACHER, Run
+from leader_platform.config import LeaderConfig, load_config
+from leader_platform.errors import UserError
+
+
+def everything(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+
+
+def test_absolute_means_the_same_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("runs/one") == f"{tmp_path}/runs/one"
+    assert storage.absolute(f"file://{tmp_path}/runs") == f"{tmp_path}/runs"
+    assert storage.absolute("s3://bucket/runs/") == "s3://bucket/runs"
+
+
+@pytest.mark.parametrize("uri", ["floppy://a/b", "http://"])
+def test_an_unknown_scheme_is_named(uri: str) -> None:
+    with pytest.raises(UserError, match=uri):
+        storage.exists(uri)
+
+
+def test_json_is_written_with_its_folders_and_read_back(tmp_path: Path) -> None:
+    path = str(tmp_path / "a" / "b" / "c.json")
+    storage.write_json(path, {"größe": [1, None]})
+    assert storage.read_json(path) == {"größe": [1, None]}
+    assert everything(tmp_path) == ["a/b/c.json"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "value.json"
+    storage.write_json(str(path), "old")
+
+    def fail(*_: str) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        storage.write_json(str(path), "new")
+    assert storage.read_json(str(path)) == "old"
+    assert everything(tmp_path) == ["value.json"]
+
+
+def test_what_cannot_be_json_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    storage.write_json(str(path), "old")
+    with pytest.raises(TypeError):
+        storage.write_json(str(path), object())
+    assert storage.read_json(str(path)) == "old"
+
+
+def test_bytes_of_a_compressed_file_are_its_own(tmp_path: Path) -> None:
+    packed = gzip.compress(b"text")
+    storage.write_bytes(str(tmp_path / "a.csv.gz"), packed)
+    assert (tmp_path / "a.csv.gz").read_bytes() == packed
+    assert storage.read_bytes(str(tmp_path / "a.csv.gz")) == packed
+
+
+def test_parquet_round_trip_with_chosen_columns(tmp_path: Path) -> None:
+    table = pa.table({"a": [1, 2], "b": ["x", None]})
+    storage.write_parquet(str(tmp_path / "t.parquet"), table)
+    assert storage.read_parquet(str(tmp_path / "t.parquet")).equals(table)
+    assert storage.read_parquet(str(tmp_path / "t.parquet"), ["b"]).column_names == ["b"]
+
+
+def test_files_are_listed_sorted_by_ending_and_depth(tmp_path: Path) -> None:
+    for name in ("b.parquet", "a.parquet", "c.json", "deep/d.parquet"):
+        storage.write_bytes(str(tmp_path / name), b"")
+    listed = storage.list_files(str(tmp_path), ".parquet")
+    assert listed == [f"{tmp_path}/a.parquet", f"{tmp_path}/b.parquet"]
+    assert len(storage.list_files(str(tmp_path), ".parquet", recursive=True)) == 3
+    assert storage.list_files(str(tmp_path / "nowhere")) == []
+
+
+def test_a_staged_directory_takes_the_place_of_the_old_one_whole(tmp_path: Path) -> None:
+    final = tmp_path / "runs" / "product"
+    for text in ("old", "new"):
+        with storage.staged_directory(str(final)) as staging:
+            storage.write_bytes(storage.join(staging, f"{text}.txt"), b"")
+    assert everything(tmp_path) == ["runs/product/new.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_staged_directory_that_fails_leaves_the_old_one(tmp_path: Path, error: type[BaseException]) -> None:
+    final = tmp_path / "product"
+    with storage.staged_directory(str(final)) as staging:
+        storage.write_bytes(storage.join(staging, "old.txt"), b"")
+
+    def crash() -> None:
+        with storage.staged_directory(str(final)) as staging:
+            storage.write_bytes(storage.join(staging, "new.txt"), b"")
+            raise error
+
+    with pytest.raises(error):
+        crash()
+    assert everything(tmp_path) == ["product/old.txt"]
+
+
+def test_the_old_directory_is_untouched_until_the_new_one_is_done(tmp_path: Path) -> None:
+    final = tmp_path / "product"
+    with storage.staged_directory(str(final)) as staging:
+        storage.write_bytes(storage.join(staging, "old.txt"), b"")
+    with storage.staged_directory(str(final)):
+        assert everything(final) == ["old.txt"]
+
+
+# --- products of a run ---------------------------------------------------------------------------------------------
+
+
+def make(run: Run, stage: str, key: str, text: str = "weights", fail: bool = False) -> None:
+    with run.product(stage, key, LeaderConfig(), {"threshold": 0.4}) as directory:
+        storage.write_bytes(storage.join(directory, "weights"), text.encode())
+        if fail:
+            raise RuntimeError("worker died")
+
+
+def test_a_product_explains_itself(tmp_path: Path) -> None:
+    run = Run(str(tmp_path / "run"))
+    make(run, TEACHER, "k1")
+    manifest = run.manifest(TEACHER)
+    assert (manifest["stage"], manifest["key"], manifest["threshold"]) == (TEACHER, "k1", 0.4)
+    assert {"python", "torch", "ray"} <= set(manifest["versions"])
+    assert load_config(LeaderConfig(), run.path(TEACHER, "configuration.yaml")) == LeaderConfig()
+
+
+def test_a_product_is_current_for_its_key_alone(tmp_path: Path) -> None:
+    run = Run(str(tmp_path / "run"))
+    assert not run.is_current(TEACHER, "k1")
+    make(run, TEACHER, "k1")
+    assert run.is_current(TEACHER, "k1")
+    assert not run.is_current(TEACHER, "k2")
+    assert not run.is_current(STUDENT, "k1")
+
+
+def test_a_crash_leaves_the_old_product_and_nothing_half_written(tmp_path: Path) -> None:
+    run = Run(str(tmp_path / "run"))
+    make(run, STUDENT, "k1", "old")
+    before = everything(tmp_path)
+    with pytest.raises(RuntimeError, match="worker died"):
+        make(run, STUDENT, "k2", "new", fail=True)
+    assert everything(tmp_path) == before
+    assert run.is_current(STUDENT, "k1")
+    assert storage.read_bytes(run.path(STUDENT, "weights")) == b"old"
+
+
+def test_a_first_product_that_crashes_is_not_there(tmp_path: Path) -> None:
+    run = Run(str(tmp_path / "run"))
+    with pytest.raises(RuntimeError, match="worker died"):
+        make(run, STUDENT, "k1", fail=True)
+    assert not run.has(STUDENT)
+    assert everything(tmp_path) == []
+
+
+def test_the_runs_manifest_tells_of_all_products(tmp_path: Path) -> None:
+    run = Run(str(tmp_path / "run"))
+    make(run, TEACHER, "k1")
+    make(run, FEATURES, "k2")
+    make(run, TEACHER, "k3")
+    overview = storage.read_json(run.path("manifest.json"))
+    assert {stage: about["key"] for stage, about in overview["stages"].items()} == {TEACHER: "k3", FEATURES: "k2"}
+
+
+def test_a_missing_product_is_named_with_its_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"{tmp_path} has no student"):
+        Run(str(tmp_path)).manifest(STUDENT)
+
+
+@pytest.mark.parametrize("text", ["{", "", "7"])
+def test_a_damaged_manifest_is_named(tmp_path: Path, text: str) -> None:
+    run = Run(str(tmp_path))
+    storage.write_bytes(run.path(STUDENT, "manifest.json"), text.encode())
+    with pytest.raises(UserError, match=r"student/manifest\.json"):
+        run.manifest(STUDENT)
+
+
+def test_what_a_block_learns_goes_into_the_manifest(tmp_path: Path) -> None:
+    run, about = Run(str(tmp_path)), {"steps": 0}
+    with run.product(TEACHER, "k1", LeaderConfig(), about):
+        about["steps"] = 60
+    assert json.loads((tmp_path / TEACHER / "manifest.json").read_text())["steps"] == 60
