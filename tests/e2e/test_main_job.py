@@ -91,6 +91,31 @@ def trained(workspace: Workspace) -> Workspace:
     return workspace
 
 
+def test_a_run_without_a_student_is_not_deployed(workspace: Workspace, tmp_path: Path) -> None:
+    refused = workspace.leader("serve", "deploy", "--run", str(tmp_path), code=2)
+    assert refused.stderr.strip().splitlines() == [
+        f"Error: The run {tmp_path} has no trained student; run `leader train --stage distill --run {tmp_path}`."
+    ]
+
+
+def test_an_unreadable_run_is_not_deployed(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student/manifest.json").write_text('{"key": ')
+    refused = workspace.leader("serve", "deploy", "--run", str(tmp_path), code=2)
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert "student/manifest.json cannot be read" in refused.stderr
+
+
+def test_a_taken_port_is_named(trained: Workspace) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        refused = trained.leader(f"--set=serve.port={port}", "serve", "deploy", code=2)
+    assert f"Port {port} is taken by another program" in refused.stderr
+    assert trained.json("serve", "status")["status"] == "NOT_DEPLOYED"
+
+
 @pytest.fixture(scope="module")
 def deployed(trained: Workspace) -> Workspace:
     trained.leader("serve", "deploy")

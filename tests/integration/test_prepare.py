@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from support.patients import FLOW, PROMPTS, SAMPLES, UNMAPPED, VISITS, rows, write_hosp
 
 from leader_jobs.prepare import PrepareArguments, prepare
 from leader_platform.config import LeaderConfig, load_config
@@ -16,6 +17,25 @@ from leader_platform.data.samples import SPLITS
 from leader_platform.errors import UserError, find_cause
 
 pytestmark = pytest.mark.slow
+
+
+def test_hand_written_patients_become_what_stands_beside_them(
+    ray_local: None, config: LeaderConfig, tmp_path: Path
+) -> None:
+    raw = write_hosp(tmp_path / "raw")
+    settings = load_config(config, None, ["prompt.history_visits=3"])
+    manifest = prepare(PrepareArguments("mimic4", str(raw), str(tmp_path / "data")), settings, print)
+    assert manifest["flow"] == FLOW
+    assert manifest["coverage"]["most_frequent_unmapped"] == UNMAPPED
+    assert rows(pq.read_table(tmp_path / "data/visits")) == VISITS
+    prepared = PreparedData(str(tmp_path / "data"))
+    samples = {row["sample_id"]: row for split in SPLITS for row in prepared.samples(split).to_pylist()}
+    assert samples.keys() == SAMPLES.keys()
+    known = set(prepared.vocabulary.medications)
+    for sample_id, (prior_visits, labels) in SAMPLES.items():
+        assert samples[sample_id]["prior_visits"] == prior_visits
+        assert samples[sample_id]["labels"] == [code for code in labels if code in known]
+    assert {sample_id: samples[sample_id]["prompt"] for sample_id in PROMPTS} == PROMPTS
 
 
 def test_every_sample_is_in_one_split_and_every_patient_too(data: PreparedData) -> None:
@@ -44,8 +64,8 @@ def test_more_shards_and_a_second_run_give_the_same_data(
     sharded = PreparedData(str(tmp_path / "data"))
     assert len(sharded.sample_parts("train")) > len(data.sample_parts("train")) == 1
     for split in SPLITS:
-        rows = {row["sample_id"]: row for row in data.samples(split).to_pylist()}
-        assert {row["sample_id"]: row for row in sharded.samples(split).to_pylist()} == rows
+        expected = {row["sample_id"]: row for row in data.samples(split).to_pylist()}
+        assert {row["sample_id"]: row for row in sharded.samples(split).to_pylist()} == expected
     assert sharded.vocabulary == data.vocabulary
     assert sharded.titles == data.titles
 
