@@ -36,8 +36,8 @@ class Settings:
     debug: bool = False
 
     def config(self) -> LeaderConfig:
-        from leader_platform.config import load_config
         from leader_platform.recipes import recipe
+        from leader_platform.settings import load_config
 
         return load_config(recipe(self.recipe), self.config_file, self.overrides)
 

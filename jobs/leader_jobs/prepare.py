@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from leader_jobs.events import PATIENT_TABLES, read_events, read_titles, write_events
 from leader_platform import storage
 from leader_platform.config import LeaderConfig, fingerprint
 from leader_platform.data import cohort, mimic4
@@ -28,9 +29,6 @@ from leader_platform.data.records import KINDS
 from leader_platform.data.samples import SPLITS, samples
 from leader_platform.data.vocabulary import SPECIAL, Vocabulary, count_values, fit_vocabulary
 from leader_platform.errors import UserError
-
-PATIENT_TABLES = ("patients", "admissions", "diagnoses", "procedures", "medications")
-TITLE_TABLES = ("diagnosis_titles", "procedure_titles")
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def prepare(arguments: PrepareArguments, config: LeaderConfig, say: Callable[[st
     with storage.staged_directory(arguments.out) as staging:
         events_directory = storage.join(staging, "events")
         say(f"Reading {len(tables)} tables of {arguments.raw}")
-        num_shards, checksums = _write_events(tables, drugs, config, events_directory)
+        num_shards, checksums = write_events(tables, drugs, config, events_directory)
         say("Assembling visits")
         found = _write_visits(events_directory, num_shards, config, staging)
         values = _count_values(num_shards, found, staging)
@@ -102,52 +100,6 @@ def prepare(arguments: PrepareArguments, config: LeaderConfig, say: Callable[[st
         manifest["fingerprint"] = fingerprint(manifest)
         storage.write_json(storage.join(staging, "manifest.json"), manifest)
     return manifest
-
-
-# --- raw tables -> events by shard -----------------------------------------------------------------------------------
-
-
-def _write_events(
-    tables: dict[str, RawTable], drugs: DrugMap, config: LeaderConfig, directory: str
-) -> tuple[int, dict[str, str]]:
-    """Stream every table into Parquet files of events, one folder a kind and shard of patients.
-
-    Returns the number of shards and each raw file's SHA-256.
-    """
-    import ray
-
-    num_shards = _num_shards(tables, config.data.shard_rows)
-
-    def read(batch: Any) -> Iterator[dict[str, Any]]:
-        kind = str(batch["kind"][0])
-        for number, raw in enumerate(tables[kind].batches()):
-            _write_event_batch(mimic4.events(kind, raw, drugs.atc), kind, number, num_shards, directory)
-        yield {"uri": [tables[kind].uri], "sha256": [tables[kind].sha256()]}
-
-    kinds = ray.data.from_items([{"kind": kind} for kind in tables], override_num_blocks=len(tables))
-    rows = kinds.map_batches(read, batch_size=1).take_all()
-    return num_shards, {row["uri"].rsplit("/", 1)[-1]: row["sha256"] for row in rows}
-
-
-def _num_shards(tables: dict[str, RawTable], shard_rows: int) -> int:
-    """Enough shards for about `shard_rows` raw rows each, guessed from file sizes (a prescription row takes about 35
-    bytes compressed and 150 plain in MIMIC-IV)."""
-    num_rows = 0.0
-    for kind in ("medications", "diagnoses"):
-        file_system, path = storage.filesystem(tables[kind].uri)
-        num_rows += file_system.get_file_info(path).size / (35 if path.endswith(".gz") else 150)
-    return max(1, round(num_rows / shard_rows))
-
-
-def _write_event_batch(events: pa.Table, kind: str, number: int, num_shards: int, directory: str) -> None:
-    if kind in TITLE_TABLES:
-        storage.write_parquet(storage.join(directory, kind, f"batch-{number:06d}.parquet"), events)
-        return
-    subjects = events["subject_id"]
-    shards = pc.subtract(subjects, pc.multiply(pc.divide(subjects, num_shards), num_shards))
-    for shard in pc.unique(shards).to_pylist():
-        part = events.filter(pc.equal(shards, shard))
-        storage.write_parquet(storage.join(directory, kind, f"shard-{shard:05d}", f"batch-{number:06d}.parquet"), part)
 
 
 # --- events -> visits, split, vocabulary -----------------------------------------------------------------------------
@@ -178,7 +130,7 @@ def _write_visits(directory: str, num_shards: int, config: LeaderConfig, staging
     """Assemble each shard's visits, add the tallies up, and split the patients."""
 
     def assemble(shard: int) -> dict[str, Any]:
-        events = {kind: _read_events(directory, kind, shard) for kind in PATIENT_TABLES}
+        events = {kind: read_events(directory, kind, shard) for kind in PATIENT_TABLES}
         visits, tally = cohort.visits(events, config.data)
         storage.write_parquet(_visits_part(staging, shard), visits)
         return {"tally": _pairs(tally), "subjects": pc.unique(visits["subject_id"]).to_pylist()}
@@ -195,11 +147,6 @@ def _write_visits(directory: str, num_shards: int, config: LeaderConfig, staging
         )
     found.split = cohort.split_by_patient(subjects, config.data)
     return found
-
-
-def _read_events(directory: str, kind: str, shard: int) -> pa.Table:
-    parts = storage.list_files(storage.join(directory, kind, f"shard-{shard:05d}"), ".parquet")
-    return pa.concat_tables([mimic4.no_events(kind), *(storage.read_parquet(part) for part in parts)])
 
 
 def _count_values(num_shards: int, found: _Cohort, staging: str) -> dict[str, Counter]:
@@ -228,11 +175,9 @@ def _write_titles(
     classes = class_names_from_terminology(arguments.terminology) if arguments.terminology else {}
     titles = {f"ATC:{code}": name for code, name in (atc_class_names() | classes).items()}
     used = pa.array(sorted(key[1] for key in values if key[0] in ("diagnoses", "procedures")), pa.string())
-    for kind in TITLE_TABLES:
-        for part in storage.list_files(storage.join(directory, kind), ".parquet"):
-            table = storage.read_parquet(part)
-            table = table.filter(pc.is_in(table["code"], used)).drop_null()
-            titles |= dict(zip(table["code"].to_pylist(), table["title"].to_pylist(), strict=True))
+    for table in read_titles(directory):
+        wanted = table.filter(pc.is_in(table["code"], used)).drop_null()
+        titles |= dict(zip(wanted["code"].to_pylist(), wanted["title"].to_pylist(), strict=True))
     rows = {"code": list(titles), "title": list(titles.values())}
     storage.write_parquet(storage.join(staging, "titles.parquet"), pa.table(rows, schema=TITLE_SCHEMA))
     untitled = [code for code in used.to_pylist() if code not in titles]

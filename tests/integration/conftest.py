@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from leader_jobs.prepare import PrepareArguments, prepare
-from leader_platform.config import LeaderConfig, load_config
+from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.data.synthetic import write_mimic4
 from leader_platform.recipes import quickstart
+from leader_platform.settings import load_config
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,11 @@ import pytest
 from support.patients import FLOW, PROMPTS, SAMPLES, UNMAPPED, VISITS, rows, write_hosp
 
 from leader_jobs.prepare import PrepareArguments, prepare
-from leader_platform.config import LeaderConfig, load_config
+from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.data.samples import SPLITS
 from leader_platform.errors import UserError, find_cause
+from leader_platform.settings import load_config
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,7 @@ from leader_jobs import pipeline
 from leader_jobs.evaluate import evaluate
 from leader_jobs.requests import Request
 from leader_platform.artifacts import Run
-from leader_platform.config import LeaderConfig, load_config
+from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.data.records import PatientRecord
 from leader_platform.data.samples import SPLITS
@@ -27,6 +27,7 @@ from leader_platform.errors import UserError
 from leader_platform.features import read_features
 from leader_platform.models.teacher import load_head
 from leader_platform.predict import StudentPredictor, TeacherPredictor
+from leader_platform.settings import load_config
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,9 @@ from leader_cli.main import app
 from leader_cli.recommend import Model
 from leader_cli.train import StageName
 from leader_jobs.pipeline import GROUPS, STAGES
-from leader_platform.config import LeaderConfig, load_config
+from leader_platform.config import LeaderConfig
 from leader_platform.recipes import recipe
+from leader_platform.settings import load_config
 from leader_serve.schemas import ModelChoice
 
 LEADER = Path(sys.executable).parent / "leader"

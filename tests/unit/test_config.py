@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from leader_platform.config import LeaderConfig, StudentConfig, fingerprint, load_config, to_yaml
+from leader_platform.config import LeaderConfig, StudentConfig, fingerprint, to_yaml
 from leader_platform.errors import UserError
 from leader_platform.recipes import RECIPES, recipe
+from leader_platform.settings import load_config
 
 DEFAULT = LeaderConfig()
 

@@ -17,9 +17,10 @@ from leader_jobs.prepare import PrepareArguments, check
 from leader_jobs.requests import Request
 from leader_platform import storage
 from leader_platform.artifacts import Run
-from leader_platform.config import LeaderConfig, load_config
+from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import FORMAT_VERSION, PreparedData
 from leader_platform.errors import UserError
+from leader_platform.settings import load_config
 
 DEFAULT = LeaderConfig()
 

@@ -12,8 +12,9 @@ import httpx
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
-from leader_platform.config import LeaderConfig, load_config
+from leader_platform.config import LeaderConfig
 from leader_platform.errors import RunError, UserError
+from leader_platform.settings import load_config
 from leader_serve import deploy as deployment
 from leader_serve.app import AppArguments, build
 from leader_serve.dashboard import Dashboard

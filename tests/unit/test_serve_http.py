@@ -12,9 +12,10 @@ import httpx
 import numpy as np
 import pytest
 
-from leader_platform.config import LeaderConfig, ServeConfig, load_config
+from leader_platform.config import LeaderConfig, ServeConfig
 from leader_platform.data.records import PatientRecord
 from leader_platform.errors import RunError, UserError
+from leader_platform.settings import load_config
 from leader_serve.client import LeaderClient
 from leader_serve.guard import MAX_BODY_BYTES
 from leader_serve.http_api import build_http

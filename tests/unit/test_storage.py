@@ -12,8 +12,9 @@ import pytest
 
 from leader_platform import storage
 from leader_platform.artifacts import FEATURES, STUDENT, TEACHER, Run
-from leader_platform.config import LeaderConfig, load_config
+from leader_platform.config import LeaderConfig
 from leader_platform.errors import UserError
+from leader_platform.settings import load_config
 
 
 def everything(directory: Path) -> list[str]:

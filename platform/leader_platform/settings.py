@@ -1,0 +1,80 @@
+"""From a recipe, a YAML file and `--set` overrides to one configuration. The models themselves are in `config.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from leader_platform.config import LeaderConfig
+from leader_platform.errors import UserError
+from leader_platform.recipes import recipe
+
+
+def load_config(base: LeaderConfig, file: str | Path | None = None, overrides: Sequence[str] = ()) -> LeaderConfig:
+    """`base`, then the values of a YAML file, then `key.path=value` overrides, each later one winning.
+
+    A file may hold `recipe: NAME` alone or with changes to it. Values of overrides are read as YAML, so `null`, `3` and
+    `[a, b]` mean what they do in the file. Raises `UserError` naming the key, the value and what was expected.
+    """
+    values = base.model_dump(mode="json")
+    if file is not None:
+        values = _merge(_recipe_of(_read_yaml(Path(file)), values), _read_yaml(Path(file)))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise UserError(f"--set {override!r} is not of the form key.path=value, such as student.width=128.")
+        if key.strip() == "recipe":
+            raise UserError(f"A recipe is chosen by --recipe {text}, not by --set.")
+        nested: Any = _parse_yaml(text, f"--set {override}")
+        for name in reversed(key.strip().split(".")):
+            nested = {name: nested}
+        values = _merge(values, nested)
+    try:
+        return LeaderConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"There is no setting {where!r}; `leader config` lists them all.") from None
+        raise UserError(f"Setting {where} = {first['input']!r} is not valid: {first['msg']}.") from None
+
+
+def _recipe_of(file_values: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    name = file_values.get("recipe")
+    return values if name in (None, "default") else recipe(str(name)).model_dump(mode="json")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise UserError(f"The configuration file {path} cannot be read ({error.strerror}); check --config.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"The configuration file {path} is not UTF-8 text; check --config.") from None
+    values = _parse_yaml(text, str(path))
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(
+            f"The configuration file {path} must hold `section: {{key: value}}`, not {type(values).__name__}."
+        )
+    return values
+
+
+def _parse_yaml(text: str, source: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())}.") from None
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
