@@ -1,6 +1,7 @@
 """Raw tables as files of events: streamed once, sorted by kind and by shard of patients, for later stages to read.
 
-events/<kind>/shard-00003/batch-000017.parquet        (titles, which belong to no patient: events/<kind>/batch-*.parquet)
+events/<kind>/shard-00003/batch-000017.parquet     a patient's whole history is in one shard
+events/<kind>/batch-000017.parquet                 titles, which belong to no patient
 """
 
 from __future__ import annotations
