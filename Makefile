@@ -3,6 +3,8 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRA ?= cpu
+# Global options of `leader` for `make quickstart`.
+ARGS ?=
 # Where torch's CPU wheels live for machines whose own indexes carry only the CUDA build.
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 STAMP := $(VENV)/.installed-$(EXTRA)
@@ -10,7 +12,7 @@ STAMP := $(VENV)/.installed-$(EXTRA)
 .PHONY: quickstart test check lint types fast-tests install clean
 
 quickstart: $(STAMP)
-	$(BIN)/leader quickstart
+	$(BIN)/leader $(ARGS) quickstart
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -26,6 +26,12 @@ class Teacher:
                 for query, row, cut in zip(queries, rows, truncated, strict=True)
             ]
 
+    def __del__(self) -> None:
+        # Serve calls this when it stops a replica; the engine's processes would outlive it.
+        predictor = getattr(self, "_predictor", None)
+        if predictor is not None:
+            predictor.shut_down()
+
     async def describe(self) -> ModelCard:
         return card(self._predictor)
 
