@@ -71,14 +71,14 @@ def train_student(
     datasets = {"train": _rows(data, "train", features), "validation": _rows(data, "validation", None)}
     arguments = {"data": data.uri, "config": config.model_dump(mode="json")}
     checkpoint, history = run_trainer(
-        _worker, arguments, datasets, run.path("training", stage), config, config.student.num_workers, resume, say
+        _worker, arguments, datasets, run.scratch(stage, key), config, config.student.num_workers, resume, say
     )
     about: dict[str, Any] = {"with_teacher": with_teacher, "training": history, **history_limit(data)}
     with run.product(stage, key, config, about) as directory, checkpoint.as_directory() as folder:
         for name in (WEIGHTS_FILE, CONFIG_FILE):
             storage.write_bytes(storage.join(directory, name), Path(folder, f"best-{name}").read_bytes())
         copy_dataset_files(data, directory, DATASET_FILES)
-    storage.remove(run.path("training", stage))
+    storage.remove(run.scratch(stage, key))
 
 
 def _rows(data: PreparedData, split: str, features: str | None) -> Any:

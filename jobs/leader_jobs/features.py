@@ -36,7 +36,7 @@ LIGHT = 0.1  # CPUs that a stage asks for which only moves data to or from the e
 
 def generate_features(data: PreparedData, run: Run, config: LeaderConfig, key: str, say: Callable[[str], None]) -> None:
     """Write `features/` for all splits, going on from the chunks of an interrupted run with the same `key`."""
-    chunks = run.path("training", f"{FEATURES}-{key}")
+    chunks = run.scratch(FEATURES, key)
     parts = {part: f"{split}/{part.rsplit('/', 1)[-1]}" for split in SPLITS for part in data.sample_parts(split)}
     done = _done(chunks)
     total = sum(data.manifest["splits"][split]["samples"] for split in SPLITS)

@@ -66,7 +66,7 @@ def train_teacher(
         _worker,
         arguments,
         {"train": tokens},
-        run.path("training", TEACHER),
+        run.scratch(TEACHER, key),
         config,
         config.teacher.num_workers,
         resume,
@@ -77,7 +77,7 @@ def train_teacher(
     with run.product(TEACHER, key, config, about) as directory, checkpoint.as_directory() as folder:
         _export(Path(folder), directory, config.teacher, len(data.vocabulary.medications))
         copy_dataset_files(data, directory, DATASET_FILES)
-    storage.remove(run.path("training", TEACHER))
+    storage.remove(run.scratch(TEACHER, key))
 
 
 def _total_steps(config: TeacherConfig, num_samples: int) -> int:
@@ -100,7 +100,7 @@ def _worker(arguments: dict[str, Any]) -> None:
     model = _build(config, PreparedData(arguments["data"]))
     optimizer, scheduler = _optimizer(model, teacher, total_steps)
     place = _restore(model, optimizer, scheduler)
-    trained = train.torch.prepare_model(model)
+    trained = train.torch.prepare_model(model).train()  # `from_pretrained` leaves models in evaluation mode
     device = train.torch.get_device()
     padding_id = load_tokenizer(teacher.backbone).pad_token_id
     losses: list[float] = []

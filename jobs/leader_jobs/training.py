@@ -71,8 +71,8 @@ def run_trainer(
 ) -> tuple[Checkpoint, list[dict[str, Any]]]:
     """Run `worker` under Ray Train with its checkpoints in `directory`; the last checkpoint and all reported metrics.
 
-    `say` is told what a worker tells with `tell`. Without `resume` what an interrupted run left there
-    is removed first, since Ray Train would silently go on from it.
+    `say` is told what a worker tells with `tell`. Without `resume` what an interrupted run left there is removed first,
+    since Ray Train would silently go on from it.
     """
     import torch
     from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig

@@ -29,6 +29,10 @@ class Run:
     def path(self, *parts: str) -> str:
         return storage.join(self.uri, *parts)
 
+    def scratch(self, stage: str, key: str) -> str:
+        """Where an unfinished stage keeps what it can go on from; another key, other settings, another place."""
+        return self.path("training", f"{stage}-{key}")
+
     def has(self, stage: str) -> bool:
         return storage.exists(self.path(stage, "manifest.json"))
 
