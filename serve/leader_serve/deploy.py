@@ -16,6 +16,7 @@ from leader_platform.models.vllm_engine import engine_environment
 from leader_serve.dashboard import Dashboard, is_local, last_line
 
 APPLICATION = "leader"
+_SHUTDOWN_TIMEOUT_S = 90.0
 _FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
 Say = Callable[[str], None]
@@ -94,6 +95,9 @@ def deploy(
     dashboard = Dashboard(dashboard_url, token)
     details = dashboard.details()
     _refuse_other_applications(details, "deploying")
+    if details["applications"].get(APPLICATION, {}).get("status") == "DELETING":
+        _wait_until_gone(dashboard)
+        details = dashboard.details()
     _check_port(dashboard_url, details, **config["http_options"])
     dashboard.put(config)
     _wait_until_running(dashboard, on_progress, time.monotonic() + timeout_s)
@@ -133,7 +137,20 @@ def shutdown(dashboard_url: str, token: str | None = None) -> bool:
     if details.get("http_options") is None:
         return False
     dashboard.delete()
+    _wait_until_gone(dashboard)
     return APPLICATION in details["applications"]
+
+
+def _wait_until_gone(dashboard: Dashboard) -> None:
+    """Wait for Serve's end. What is deployed to a Serve that is ending is accepted, and ends with it."""
+    deadline = time.monotonic() + _SHUTDOWN_TIMEOUT_S
+    while dashboard.details().get("http_options") is not None:
+        if time.monotonic() > deadline:
+            raise RunError(
+                f"Serve has not ended after {_SHUTDOWN_TIMEOUT_S:g} s; `leader serve status` follows it, and "
+                "`leader cluster down` ends everything."
+            )
+        time.sleep(0.5)
 
 
 def _wait_until_running(dashboard: Dashboard, on_progress: Say, deadline: float) -> None:
