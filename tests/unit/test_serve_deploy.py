@@ -164,6 +164,31 @@ def test_other_applications_are_not_removed(run: Path, use: Any) -> None:
     assert {request.method for request in fake.requests} == {"GET"}
 
 
+class EndingServe(FakeDashboard):
+    """A Serve that still answers twice after it was told to end, as the real one does for some seconds."""
+
+    answers_left = 2
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if any(earlier.method == "DELETE" for earlier in self.requests):
+            self.answers_left -= 1
+            if self.answers_left < 0:
+                self.http_options = None
+        return super().__call__(request)
+
+
+def test_shutdown_waits_for_the_end(use: Any) -> None:
+    fake = use(EndingServe(state("RUNNING"), http_options={"host": "127.0.0.1", "port": 9000}))
+    deployment.shutdown("http://ray.example:8265")
+    assert [request.method for request in fake.requests] == ["GET", "DELETE", "GET", "GET", "GET"]
+
+
+def test_nothing_to_shut_down_is_told(use: Any) -> None:
+    fake = use(FakeDashboard())
+    assert deployment.shutdown("http://ray.example:8265") is False
+    assert [request.method for request in fake.requests] == ["GET"]
+
+
 def test_serve_on_another_port_is_named(run: Path, use: Any) -> None:
     use(FakeDashboard(state("RUNNING"), http_options={"host": "127.0.0.1", "port": 9000}))
     with pytest.raises(UserError, match=r"127\.0\.0\.1:9000 .*--set serve\.port=9000"):
