@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 import sys
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # A failing job's last line: this word, the exit code, the sentence.
 ERROR_PREFIX = "LEADER-ERROR "
+# Ray's own remarks at the head of every log; the first has the whole command in it.
+_RAYS_OWN = ("Running entrypoint for job", "Runtime env is setting up")
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _SILENCE_S = 60.0
 _LOST_AFTER_S = 60.0
@@ -97,8 +100,7 @@ class _Log:
     def _line(self, line: str) -> None:
         if line.startswith(ERROR_PREFIX):
             self.error = line
-        elif "Running entrypoint for job" not in line:
-            # That line is Ray's, with the whole command in it.
+        elif not any(remark in line for remark in _RAYS_OWN):
             self.last.append(line)
             self._on_line(line)
 
@@ -154,6 +156,7 @@ def _client(state: ClusterState) -> JobSubmissionClient:
     get_json(state, "/api/version")
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
     with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         # Ray's client prefers these variables to the address that it is given.
         return JobSubmissionClient(state.dashboard_url, headers=state.headers())
