@@ -9,6 +9,7 @@ the data set's vocabulary, titles and interactions, so that serving needs nothin
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ TRAINABLE_FILE = "trainable.safetensors"
 
 if TYPE_CHECKING:
     import torch
+    from ray.train import Checkpoint
 
     from leader_platform.models.teacher import Teacher
 
@@ -74,8 +76,10 @@ def train_teacher(
     )
     say("Exporting the adapter, the head and the merged model")
     about = {"backbone": config.teacher.backbone, "training": history, **history_limit(data)}
-    with run.product(TEACHER, key, config, about) as directory, checkpoint.as_directory() as folder:
-        _export(Path(folder), directory, config.teacher, len(data.vocabulary.medications))
+    with run.product(TEACHER, key, config, about) as directory:
+        # In a process of its own that ends with it: this one lives on through the later stages.
+        export = ray.remote(num_cpus=1, max_calls=1)(_export)
+        ray.get(export.remote(checkpoint, directory, config.teacher, len(data.vocabulary.medications)))
         copy_dataset_files(data, directory, DATASET_FILES)
     storage.remove(run.scratch(TEACHER, key))
 
@@ -260,8 +264,8 @@ def _restore(model: Teacher, optimizer: Any, scheduler: Any) -> _Place:
     return _Place(**state["place"])
 
 
-def _export(checkpoint: Path, directory: str, config: TeacherConfig, num_classes: int) -> None:
-    """Write adapter, head, and the merged model with its tokenizer from a checkpoint."""
+def _export(checkpoint: Checkpoint, directory: str, config: TeacherConfig, num_classes: int) -> None:
+    """Write adapter, head, and the merged model with its tokenizer from a checkpoint into a run's `teacher/`."""
     import pyarrow.fs as pafs
     import torch
     from peft import PeftModel
@@ -270,15 +274,15 @@ def _export(checkpoint: Path, directory: str, config: TeacherConfig, num_classes
     from leader_platform.models.teacher import HEAD_FILE, MERGED
 
     causal_lm = load_causal_lm(config.backbone, torch.float32)
-    PeftModel.from_pretrained(causal_lm.get_decoder(), str(checkpoint / "adapter")).merge_and_unload()
-    weights = load_file(str(checkpoint / TRAINABLE_FILE))
-    with tempfile.TemporaryDirectory() as folder:
-        head = {name.removeprefix("head."): weight for name, weight in weights.items() if name.startswith("head.")}
-        assert head["weight"].shape[0] == num_classes
-        save_file(head, str(Path(folder, HEAD_FILE)))
+    with tempfile.TemporaryDirectory() as folder, checkpoint.as_directory() as saved:
+        shutil.copytree(Path(saved, "adapter"), Path(folder, "adapter"))
+        PeftModel.from_pretrained(causal_lm.get_decoder(), str(Path(saved, "adapter"))).merge_and_unload()
         merged = causal_lm.bfloat16() if config.dtype == "bfloat16" else causal_lm
         merged.save_pretrained(str(Path(folder, MERGED)))
         load_tokenizer(config.backbone).save_pretrained(str(Path(folder, MERGED)))
-        (checkpoint / "adapter").rename(Path(folder, "adapter"))
+        weights = load_file(str(Path(saved, TRAINABLE_FILE)))
+        head = {name.removeprefix("head."): weight for name, weight in weights.items() if name.startswith("head.")}
+        assert head["weight"].shape[0] == num_classes
+        save_file(head, str(Path(folder, HEAD_FILE)))
         target, path = storage.filesystem(directory)
         pafs.copy_files(folder, path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=target)

@@ -19,7 +19,7 @@ def quickstart() -> LeaderConfig:
     """The whole job in minutes on two cores: the embedded SmolLM2, short prompts, few steps."""
     return LeaderConfig(
         recipe="quickstart",
-        prompt=PromptConfig(history_visits=1, max_tokens=512),
+        prompt=PromptConfig(history_visits=1, max_tokens=448),
         teacher=TeacherConfig(
             lora_dropout=0.0,
             learning_rate=5e-4,
