@@ -171,6 +171,16 @@ def test_what_is_current_is_not_made_again(run: Run, data: PreparedData, config:
     assert pipeline.plan("all", data, run, narrower, force=False, only=False) == ["distill"]
 
 
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+def test_two_workers_train_one_model(data: PreparedData, config: LeaderConfig, tmp_path: Path, stage: str) -> None:
+    """Gradients are averaged over both, so every parameter must take part in every step of each."""
+    two = load_config(config, None, ["teacher.num_workers=2", "student.num_workers=2", "student.max_epochs=2"])
+    run = Run(str(tmp_path))
+    pipeline.train(stage, data, run, two, do_nothing)
+    told = run.manifest("teacher" if stage == "teacher" else "student_alone")["training"]
+    assert told[-1]["loss"] < told[0]["loss"]
+
+
 def test_more_than_the_cluster_has_is_refused(data: PreparedData, config: LeaderConfig, tmp_path: Path) -> None:
     greedy = load_config(config, None, ["resources.cpus_per_worker=64"])
     with pytest.raises(UserError, match="need 64 CPU and the cluster has 2"):
