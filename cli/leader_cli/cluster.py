@@ -23,7 +23,7 @@ def up(
     object_store_gb: Annotated[
         float | None, typer.Option(help="Memory for objects, GB [2, at most 15 % of memory].")
     ] = None,
-    dashboard_port: Annotated[int, typer.Option(help="Port of the dashboard, on loopback.")] = 8265,
+    dashboard_port: Annotated[int, typer.Option(help="Port of the dashboard, on loopback.", min=1, max=65535)] = 8265,
 ) -> None:
     """Start a Ray head on this machine with dashboard and token, or the machines of a cluster file."""
     from leader_platform import cluster, cluster_file
@@ -31,6 +31,7 @@ def up(
     if cluster_yaml is not None:
         cluster_file.up(cluster_yaml)
         return
+    _refuse_address(context)
     say("Starting Ray ...")
     state, started = cluster.up(settings_of(context).home, num_cpus, object_store_gb, dashboard_port)
     result = {**state.model_dump(mode="json"), "started": started}
@@ -73,10 +74,21 @@ def down(context: typer.Context, cluster_yaml: ClusterFile = None) -> None:
     if cluster_yaml is not None:
         cluster_file.down(cluster_yaml)
         return
+    _refuse_address(context)
     home = settings_of(context).home
     stopped = cluster.down(home)
     text = f"stopped; its log is {home / 'cluster' / 'head.log'}" if stopped else f"none ran for {home}"
     show(context, {"stopped": stopped}, _rows("Ray cluster", {"Cluster": text}))
+
+
+def _refuse_address(context: typer.Context) -> None:
+    from leader_platform.errors import UserError
+
+    if address := settings_of(context).address:
+        raise UserError(
+            f"{address} (--address or RAY_ADDRESS) is a cluster that this command does not manage; "
+            "give its cluster file, or leave the address out for the local one."
+        )
 
 
 def _status_tables(result: dict[str, Any]) -> list[Table]:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # Progress and remarks go to the error stream, so that `--json` leaves only the result on the output.
 remarks = Console(stderr=True, highlight=False, soft_wrap=True)
 # Tables that are piped into a file are not squeezed into the 80 columns of a terminal that is not there.
-output = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
+# No markup: cells hold hospitals' drug names, and `[/x]` in one must not be read as a tag.
+output = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 130)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,13 @@ class Settings:
         from leader_platform.recipes import recipe
         from leader_platform.settings import load_config
 
-        return load_config(recipe(self.recipe), self.config_file, self.overrides)
+        config = load_config(recipe(self.recipe), self.config_file, self.overrides)
+        backbone = Path(config.teacher.backbone).expanduser()
+        if not backbone.is_dir():
+            return config
+        # A job's folder is not the caller's, so a relative folder would be taken for a hub's name there.
+        teacher = config.teacher.model_copy(update={"backbone": str(backbone.absolute())})
+        return config.model_copy(update={"teacher": teacher})
 
     def data(self, option: str | None) -> str:
         """The prepared data set: what the option says, else `data` under the workspace."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -56,15 +57,24 @@ def global_options(
 
 @app.command("config")
 def show_config(context: typer.Context) -> None:
-    """Print the whole configuration as YAML: the recipe, the file's changes and every --set."""
+    """Print the whole configuration: the recipe, the file's changes and every --set, as YAML (or --json)."""
     from leader_platform.config import to_yaml
 
-    typer.echo(to_yaml(context.obj.config()).rstrip())
+    config = context.obj.config()
+    typer.echo(config.model_dump_json(indent=2) if context.obj.as_json else to_yaml(config).rstrip())
+
+
+def _end(number: int, _: object) -> None:
+    """End by an exception, so that what a command started is ended too: a cluster has a session of its own, and would
+    outlive a command that just dies."""
+    sys.exit(128 + number)
 
 
 def main() -> None:
     """Run the command; errors become one sentence, exit code 2 for bad input and 1 for a failed run."""
     debug = "--debug" in sys.argv
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
     try:
         app()
     except KeyboardInterrupt:
@@ -72,6 +82,8 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         cause = find_cause(error, (UserError, RunError))
+        if cause is None and isinstance(error, OSError) and error.filename:
+            cause = UserError(f"{error.filename}: {error.strerror}; check the path and its permissions.")
         if cause is None or debug:
             raise
         remarks.print(f"[red]Error:[/red] {escape(str(cause))}")

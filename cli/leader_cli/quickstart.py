@@ -12,9 +12,10 @@ import typer
 
 from leader_cli.console import Settings, say, settings_of, show
 from leader_cli.data import description
-from leader_cli.recommend import answer_tables, remark
+from leader_cli.recommend import answer_tables, remark, service_url
 from leader_cli.submit import submit
 from leader_cli.train import evaluation_tables
+from leader_platform.errors import UserError
 
 if TYPE_CHECKING:
     from leader_platform.cluster import ClusterState
@@ -30,17 +31,14 @@ def quickstart(
     """Synthesise patients, prepare, tune, distill, evaluate, serve, and recommend, on a local cluster of its own."""
     from leader_platform import cluster
 
-    settings = settings_of(context)
-    if settings.recipe == "default" and settings.config_file is None:
-        settings = replace(settings, recipe="quickstart")
+    settings = _own_workspace(settings_of(context))
     started_at = time.monotonic()
-    existing = cluster.find(settings.home, settings.address)
-    state = existing or cluster.up(settings.home)[0]
+    state, _ = cluster.up(settings.home)
     say(f"Ray dashboard: {state.dashboard_url}")
     try:
         answer = _main_job(context, settings, state, patients, seed, keep)
     finally:
-        if existing is None and not keep:
+        if not keep:
             say("Stopping the cluster")
             cluster.down(settings.home)
     run = settings.run(None)
@@ -48,6 +46,21 @@ def quickstart(
     remark(answer)
     say(f"Done in {(time.monotonic() - started_at) / 60:.1f} minutes.")
     say(f"The run is in {run}, its metrics in {run}/evaluation/metrics.json, the data set in {settings.data(None)}.")
+
+
+def _own_workspace(settings: Settings) -> Settings:
+    """The quickstart's settings, with a workspace below the user's: it writes data and models and ends its cluster, and
+    must do neither to what a user has. Refuses to share a cluster that is up."""
+    from leader_platform import cluster
+
+    own = replace(settings, home=settings.home / "quickstart", address=None)
+    running = cluster.find(settings.home, settings.address) or cluster.find(own.home, None)
+    if running is not None:
+        raise UserError(
+            f"A cluster already runs at {running.address}, and the quickstart starts and ends one of its own; end it "
+            f"with `leader cluster down` (or `leader --home {own.home} cluster down`), or unset RAY_ADDRESS."
+        )
+    return replace(own, recipe="quickstart") if settings.recipe == "default" else own
 
 
 def _main_job(
@@ -79,7 +92,7 @@ def _main_job(
     plan = deploy.prepare(run, config, say=say)
     deploy.deploy(state.dashboard_url, plan, on_progress=say, token=state.token())
     try:
-        return _recommend(settings, config.serve.port)
+        return _recommend(settings, service_url(config.serve))
     finally:
         if not keep:
             deploy.shutdown(state.dashboard_url, state.token())
@@ -99,12 +112,12 @@ def _synthesise(raw: Path, patients: int, seed: int) -> None:
     say(f"{counts.admissions:,} admissions in {raw}")
 
 
-def _recommend(settings: Settings, port: int) -> RecommendationAnswer:
+def _recommend(settings: Settings, url: str) -> RecommendationAnswer:
     """Ask for a patient on a first visit, which goes to the teacher, and for one with a history, whom the student
     answers; both from the test split, which no model was trained on. Returns the student's answer."""
     from leader_serve.client import LeaderClient
 
-    with LeaderClient(f"http://127.0.0.1:{port}", timeout=120) as client:
+    with LeaderClient(url, timeout=120) as client:
         for first_visit in (True, False):
             request = _test_patient(settings, first_visit)
             file = settings.home / f"patient-{'first-visit' if first_visit else 'with-history'}.json"

@@ -14,6 +14,7 @@ from leader_cli.console import say, settings_of, show
 from leader_platform.errors import UserError
 
 if TYPE_CHECKING:
+    from leader_platform.config import ServeConfig
     from leader_serve.schemas import RecommendationAnswer
 
 
@@ -39,15 +40,17 @@ def recommend(
         request["model"] = model.value
     config = settings_of(context).config().serve
     # Longer than the server's own patience with the teacher, which ends in the student's answer.
-    with LeaderClient(url or _address(config.host, config.port), timeout=config.teacher_timeout_s + 30) as client:
+    with LeaderClient(url or service_url(config), timeout=config.teacher_timeout_s + 30) as client:
         answer = client.recommend(request)
     show(context, answer.model_dump(mode="json"), *answer_tables(answer))
     remark(answer)
 
 
-def _address(host: str, port: int) -> str:
+def service_url(config: ServeConfig) -> str:
+    """Where an application with these settings answers this machine."""
+    host = config.host
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{reachable}:{port}"
+    return f"http://{reachable}:{config.port}"
 
 
 def _read(path: Path) -> dict[str, Any]:

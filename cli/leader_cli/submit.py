@@ -23,4 +23,4 @@ def submit(settings: Settings, request: Request) -> None:
     from leader_platform.ray_jobs import submit_and_follow
 
     say(f"Running as a job on {state.address}; dashboard {state.dashboard_url}")
-    submit_and_follow(state, [request.model_dump_json()], request.name, say)
+    submit_and_follow(state, [request.model_dump_json()], request.name, say, writes=request.writes)

@@ -23,7 +23,7 @@ from leader_jobs.training import (
     DATASET_FILES,
     class_frequency,
     copy_dataset_files,
-    history_limit,
+    data_facts,
     require_finite,
     run_trainer,
     seed_everything,
@@ -73,8 +73,9 @@ def train_student(
     checkpoint, history = run_trainer(
         _worker, arguments, datasets, run.scratch(stage, key), config, config.student.num_workers, resume, say
     )
-    about: dict[str, Any] = {"with_teacher": with_teacher, "training": history, **history_limit(data)}
-    with run.product(stage, key, config, about) as directory, checkpoint.as_directory() as folder:
+    about: dict[str, Any] = {"with_teacher": with_teacher, "training": history, **data_facts(data)}
+    made_from = (FEATURES,) if with_teacher else ()
+    with run.product(stage, key, config, about, made_from) as directory, checkpoint.as_directory() as folder:
         for name in (WEIGHTS_FILE, CONFIG_FILE):
             storage.write_bytes(storage.join(directory, name), Path(folder, f"best-{name}").read_bytes())
         copy_dataset_files(data, directory, DATASET_FILES)
@@ -118,12 +119,13 @@ def _worker(arguments: dict[str, Any]) -> None:
     data = PreparedData(arguments["data"])
     examples, validation = _load("train", data), _load("validation", data)
     states = examples.teacher_states
-    model = Student(student, data.vocabulary, None if states is None else states.shape[1])
+    device = train.torch.get_device()
+    # On its device before the optimizer's state is restored to it.
+    model = Student(student, data.vocabulary, None if states is None else states.shape[1]).to(device)
     if student.output_prior_bias:
         model.begin_with(class_frequency(data))
     optimizer = torch.optim.Adam(model.parameters(), lr=student.learning_rate)
     progress = _Progress.restore(model, optimizer)
-    device = train.torch.get_device()
     trained = train.torch.prepare_model(StudentLoss(model, student))
     while not progress.ended(student):
         seed_everything(student.seed, rank, progress.epoch)  # so that a resumed run draws what an undisturbed one does
@@ -251,7 +253,7 @@ class _Progress:
         if checkpoint is None:
             return cls()
         with checkpoint.as_directory() as folder:
-            state = torch.load(Path(folder, "progress.pt"), weights_only=True)
+            state = torch.load(Path(folder, "progress.pt"), map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         return cls(**state["progress"])

@@ -13,6 +13,7 @@ from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.data.interactions import interaction_matrix
 from leader_platform.data.records import PatientRecord
+from leader_platform.errors import UserError
 from leader_platform.features import label_matrix, probabilities, read_features
 from leader_platform.predict import StudentPredictor
 
@@ -30,6 +31,7 @@ def evaluate(
     Thresholds are tuned on validation samples alone, one a model; the prescriptions' own interaction rate and number
     of medications stand beside the models', since a recommender can only be judged against what doctors did.
     """
+    _require_same_data(data, run)
     labels = {split: label_matrix(data, split) for split in ("validation", "test")}
     interacting = interaction_matrix(data.interactions, data.vocabulary.medications)
     groups = _groups(data)
@@ -54,6 +56,13 @@ def evaluate(
     with run.product(EVALUATION, key, config, {"models": sorted(models)}) as directory:
         storage.write_json(storage.join(directory, METRICS_FILE), result)
     return result
+
+
+def _require_same_data(data: PreparedData, run: Run) -> None:
+    """Refuse models made from another data set: their training patients may be in this one's test split."""
+    for stage in (STUDENT_ALONE, STUDENT, FEATURES):
+        if run.has(stage) and run.manifest(stage).get("data") != data.fingerprint:
+            raise UserError(f"{run.path(stage)} was made from another data set than {data.uri}; train it again.")
 
 
 def _scorers(data: PreparedData, run: Run) -> dict[str, Scorer]:

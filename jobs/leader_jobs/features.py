@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from leader_jobs.tokens import SAMPLE_COLUMNS, Tokenise
 from leader_platform import metrics, storage
 from leader_platform.artifacts import FEATURES, TEACHER, Run
-from leader_platform.config import LeaderConfig
+from leader_platform.config import LeaderConfig, fingerprint
 from leader_platform.data.dataset import PreparedData
 from leader_platform.data.samples import SPLITS
 from leader_platform.errors import RunError
@@ -36,7 +36,8 @@ LIGHT = 0.1  # CPUs that a stage asks for which only moves data to or from the e
 
 def generate_features(data: PreparedData, run: Run, config: LeaderConfig, key: str, say: Callable[[str], None]) -> None:
     """Write `features/` for all splits, going on from the chunks of an interrupted run with the same `key`."""
-    chunks = run.scratch(FEATURES, key)
+    # Another teacher's chunks are no use, even one's of the same settings.
+    chunks = run.scratch(FEATURES, fingerprint(key, run.manifest(TEACHER)["id"]))
     parts = {part: f"{split}/{part.rsplit('/', 1)[-1]}" for split in SPLITS for part in data.sample_parts(split)}
     done = _done(chunks)
     total = sum(data.manifest["splits"][split]["samples"] for split in SPLITS)
@@ -44,8 +45,8 @@ def generate_features(data: PreparedData, run: Run, config: LeaderConfig, key: s
     say(f"Reading {total} samples with the teacher on {config.features.engine}{resumed}")
     if len(done) < total:
         _generate(data, run, config, parts, done, chunks, total, say)
-    about: dict[str, Any] = {"engine": config.features.engine, "samples": total}
-    with run.product(FEATURES, key, config, about) as directory:
+    about: dict[str, Any] = {"engine": config.features.engine, "samples": total, "data": data.fingerprint}
+    with run.product(FEATURES, key, config, about, made_from=(TEACHER,)) as directory:
         for part, name in parts.items():
             _align(part, storage.join(chunks, name), storage.join(directory, name))
         about["threshold"] = _threshold(data, directory, config)

@@ -42,14 +42,15 @@ GROUPS = {"all": ("teacher", "features", "distill")}
 def stage_key(name: str, data: PreparedData, config: LeaderConfig) -> str:
     """A digest of everything that decides a stage's product; equal keys mean that it need not be made again.
 
-    What a stage may use (workers aside) is not part of it: more cores make the same product sooner.
+    What a stage may use (workers aside) and how often it tells or saves is not part of it: the product is the same.
     """
     stage = STAGES[name]
+    student = config.student.model_dump(mode="json", exclude={"checkpoint_epochs"})
     settings = {
-        "teacher": (config.prompt, config.teacher),
+        "teacher": (config.prompt, config.teacher.model_dump(mode="json", exclude={"log_steps", "checkpoint_steps"})),
         "features": (config.features.engine, config.features.dtype, config.evaluate.threshold_metric),
-        "distill": (config.student, config.evaluate.threshold_metric),
-        "student": (config.student, config.evaluate.threshold_metric),
+        "distill": (student, config.evaluate.threshold_metric),
+        "student": (student, config.evaluate.threshold_metric),
     }[name]
     upstream = [stage_key(need, data, config) for need in stage.needs]
     return fingerprint(name, data.fingerprint, *settings, *upstream)
@@ -127,4 +128,4 @@ def train(
 def evaluation_key(data: PreparedData, run: Run, config: LeaderConfig) -> str:
     """As `stage_key`, of what the run has."""
     products = [STAGES[name].product for name in STAGES if run.has(STAGES[name].product)]
-    return fingerprint(EVALUATION, data.fingerprint, config.evaluate, [run.manifest(name)["key"] for name in products])
+    return fingerprint(EVALUATION, data.fingerprint, config.evaluate, [run.manifest(name)["id"] for name in products])

@@ -68,6 +68,8 @@ def _check_out(arguments: PrepareArguments) -> None:
     out, raw = arguments.out.rstrip("/"), arguments.raw.rstrip("/")
     if f"{out}/".startswith(f"{raw}/") or f"{raw}/".startswith(f"{out}/"):
         raise UserError(f"--out {out} and --raw {raw} lie within each other; choose an --out beside the raw tables.")
+    if storage.is_file(out):
+        raise UserError(f"--out {out} is a file; choose a new or empty folder.")
     if storage.list_files(out, recursive=True) and not storage.exists(storage.join(out, "manifest.json")):
         raise UserError(f"--out {out} holds something that is not a data set; choose a new or empty folder.")
 
@@ -228,7 +230,7 @@ def _write_samples(
         total.update(_counter(answer["tally"]))
     for name in SPLITS:
         if not total[("samples", name)]:
-            raise UserError(f"The {name} split has no sample; give more patients or a larger data.{name}_fraction.")
+            raise UserError(f"The {name} split has no sample; give more patients, or change the splits' fractions.")
     return total
 
 

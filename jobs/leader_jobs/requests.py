@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from leader_platform.artifacts import EVALUATION, Run
-from leader_platform.config import LeaderConfig
+from leader_platform.config import DataConfig, LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.ray_session import ray_session
 
@@ -35,12 +35,22 @@ class Request(BaseModel):
         """What the dashboard calls the job."""
         return f"leader {self.kind}" + (f" --stage {self.stage}" if self.kind == "train" else "")
 
+    @property
+    def writes(self) -> str:
+        """The directory that only one job at a time may write."""
+        return self.run or self.data
+
 
 def run_request(request: Request, say: Callable[[str], None], address: str | None = None) -> Any:
     """Do what is asked on the cluster at `address`, the one this job runs on, or a Ray of its own."""
     if request.kind == "prepare":
         return _prepare(request, say, address)
     data, run = PreparedData(request.data), Run(request.run or "")
+    # What is recorded beside a product must be what the data was made with, not what this command's recipe says.
+    as_prepared = DataConfig.model_validate(data.manifest["data_config"])
+    if as_prepared != request.config.data:
+        say("The data.* settings are those that the data set was prepared with.")
+    request = request.model_copy(update={"config": request.config.model_copy(update={"data": as_prepared})})
     if request.kind == "train":
         return _train(request, data, run, say, address)
     return _evaluate(request, data, run, say)

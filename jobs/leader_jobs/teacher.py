@@ -22,7 +22,7 @@ from leader_jobs.training import (
     DATASET_FILES,
     class_frequency,
     copy_dataset_files,
-    history_limit,
+    data_facts,
     require_finite,
     run_trainer,
     seed_everything,
@@ -75,7 +75,7 @@ def train_teacher(
         say,
     )
     say("Exporting the adapter, the head and the merged model")
-    about = {"backbone": config.teacher.backbone, "training": history, **history_limit(data)}
+    about = {"backbone": config.teacher.backbone, "training": history, **data_facts(data)}
     with run.product(TEACHER, key, config, about) as directory:
         # In a process of its own that ends with it: this one lives on through the later stages.
         export = ray.remote(num_cpus=1, max_calls=1)(_export)
@@ -101,11 +101,11 @@ def _worker(arguments: dict[str, Any]) -> None:
     teacher, total_steps = config.teacher, arguments["total_steps"]
     rank = train.get_context().get_world_rank()
     seed_everything(teacher.seed)  # the same adapter and head in every worker
-    model = _build(config, PreparedData(arguments["data"]))
+    device = train.torch.get_device()
+    model = _build(config, PreparedData(arguments["data"])).to(device)  # before the optimizer's state is restored to it
     optimizer, scheduler = _optimizer(model, teacher, total_steps)
     place = _restore(model, optimizer, scheduler)
     trained = train.torch.prepare_model(model).train()  # `from_pretrained` leaves models in evaluation mode
-    device = train.torch.get_device()
     padding_id = load_tokenizer(teacher.backbone).pad_token_id
     losses: list[float] = []
     num_tokens, started = 0, time.monotonic()
@@ -256,7 +256,7 @@ def _restore(model: Teacher, optimizer: Any, scheduler: Any) -> _Place:
         return _Place()
     with checkpoint.as_directory() as folder:
         weights = load_file(str(Path(folder, TRAINABLE_FILE)))
-        state = torch.load(Path(folder, "progress.pt"), weights_only=True)
+        state = torch.load(Path(folder, "progress.pt"), map_location="cpu", weights_only=True)
     for name, weight in _trainable(model).items():
         weight.copy_(weights[name])  # `detach`ed views share their storage with the model
     optimizer.load_state_dict(state["optimizer"])

@@ -26,9 +26,10 @@ def copy_dataset_files(data: PreparedData, directory: str, names: tuple[str, ...
         storage.write_bytes(storage.join(directory, name), storage.read_bytes(storage.join(data.uri, name)))
 
 
-def history_limit(data: PreparedData) -> dict[str, int]:
-    """The most history visits that the models were trained on, for what serves them to keep to."""
-    return {"max_history_visits": data.manifest["data_config"]["max_history_visits"]}
+def data_facts(data: PreparedData) -> dict[str, Any]:
+    """For a product's manifest: the data set it was made from, and the most history visits that training showed, to
+    which serving keeps."""
+    return {"data": data.fingerprint, "max_history_visits": data.manifest["data_config"]["max_history_visits"]}
 
 
 def class_frequency(data: PreparedData) -> torch.Tensor:
@@ -80,12 +81,14 @@ def run_trainer(
 
     if not resume:
         storage.remove(directory)
+    elif not storage.exists(directory):
+        say("Nothing to go on from with these settings; starting anew.")
     parent, name = directory.rsplit("/", 1)
     resources = config.resources
     use_gpu = resources.gpus_per_worker > 0
     per_worker = {"CPU": resources.cpus_per_worker} | ({"GPU": resources.gpus_per_worker} if use_gpu else {})
     num_threads = max(1, int(resources.cpus_per_worker))
-    _require_resources({kind: amount * num_workers for kind, amount in per_worker.items()})
+    _require_resources(per_worker, num_workers, say)
 
     def loop(arguments: dict[str, Any]) -> None:
         torch.set_num_threads(num_threads)
@@ -109,17 +112,25 @@ def run_trainer(
     return checkpoint, history
 
 
-def _require_resources(needed: dict[str, float]) -> None:
-    """Refuse what the cluster can never give; Ray Train would wait for it without end."""
+def _require_resources(per_worker: dict[str, float], num_workers: int, say: Callable[[str], None]) -> None:
+    """Refuse what the cluster's nodes can never give, for which Ray Train would wait without end; say so when something
+    else holds it now."""
     import ray
 
-    there = ray.cluster_resources()
-    for kind, amount in needed.items():
-        if there.get(kind, 0) < amount:
-            raise UserError(
-                f"The training workers need {amount:g} {kind} and the cluster has {there.get(kind, 0):g}; "
-                f"lower resources.{kind.lower()}s_per_worker or the stage's num_workers, or use a larger cluster."
-            )
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    slots = sum(min(int(node.get(kind, 0) // amount) for kind, amount in per_worker.items()) for node in nodes)
+    wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in per_worker.items())
+    if slots < num_workers:
+        largest = " and ".join(f"{max(node.get(kind, 0) for node in nodes):g} {kind}" for kind in per_worker)
+        raise UserError(
+            f"Training needs {num_workers} x {wanted}, and the cluster's largest node has {largest}; lower "
+            "resources.cpus_per_worker, resources.gpus_per_worker or the stage's num_workers, or use a larger cluster."
+        )
+    free = ray.available_resources()
+    if any(free.get(kind, 0) < amount * num_workers for kind, amount in per_worker.items()):
+        say(
+            f"Waiting for {num_workers} x {wanted}, which something else holds now; `leader cluster status` shows what."
+        )
 
 
 def _fit(trainer: Any, name: str) -> Checkpoint:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
@@ -16,6 +17,7 @@ from leader_platform.errors import UserError
 # Each stage's product: a directory of the run.
 TEACHER, FEATURES, STUDENT, STUDENT_ALONE, EVALUATION = "teacher", "features", "student", "student_alone", "evaluation"
 STAGES = (TEACHER, FEATURES, STUDENT, STUDENT_ALONE, EVALUATION)
+_MADE_BY = {STUDENT: "distill", STUDENT_ALONE: "student"}
 _PACKAGES = ("leader-platform", "ray", "torch", "transformers", "peft")
 
 
@@ -41,7 +43,7 @@ class Run:
         path = self.path(stage, "manifest.json")
         if not storage.exists(path):
             raise UserError(
-                f"The run {self.uri} has no {stage}; see `leader train --help` for the stage that makes it."
+                f"The run {self.uri} has no {stage}; make it with `leader train --stage {_MADE_BY.get(stage, stage)}`."
             )
         try:
             return require_object(storage.read_json(path))
@@ -49,19 +51,32 @@ class Run:
             raise UserError(f"{path} cannot be read ({error}); run the stage again with --force.") from None
 
     def is_current(self, stage: str, key: str) -> bool:
-        """Whether the product is there and was made from the same inputs and settings, of which `key` is the digest."""
-        return self.has(stage) and self.manifest(stage).get("key") == key
+        """Whether the product is there, was made with the settings of which `key` is the digest, and from the very
+        products that the run has now: a teacher tuned again makes features stale, whatever its settings."""
+        if not self.has(stage):
+            return False
+        manifest = self.manifest(stage)
+        made_from = manifest.get("made_from", {})
+        return manifest.get("key") == key and made_from == self._ids(made_from)
+
+    def _ids(self, stages: Iterable[str]) -> dict[str, str | None]:
+        """Each product's own id, None for one that is not there."""
+        return {stage: self.manifest(stage).get("id") if self.has(stage) else None for stage in stages}
 
     @contextmanager
-    def product(self, stage: str, key: str, config: LeaderConfig, about: dict[str, Any]) -> Iterator[str]:
+    def product(
+        self, stage: str, key: str, config: LeaderConfig, about: dict[str, Any], made_from: Sequence[str] = ()
+    ) -> Iterator[str]:
         """A fresh directory to fill; at the end of the block its manifest is added and it becomes the stage's product.
 
         `about` may be filled inside the block; it goes into the manifest, and so into whatever reads the product.
+        `made_from` names the products of this run that it is made from.
         """
+        identity = {"stage": stage, "key": key, "id": uuid.uuid4().hex, "made_from": self._ids(made_from)}
         with storage.staged_directory(self.path(stage)) as staging:
             yield staging
             storage.write_bytes(storage.join(staging, "configuration.yaml"), to_yaml(config).encode())
-            manifest = {"stage": stage, "key": key, "finished_at": _now(), "versions": _versions(), **about}
+            manifest = {**identity, "finished_at": _now(), "versions": _versions(), **about}
             storage.write_json(storage.join(staging, "manifest.json"), manifest)
         self._update_overview()
 

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import socket
 import tempfile
@@ -212,8 +213,8 @@ def _require_free(port: int) -> None:
 def _object_store_bytes(object_store_gb: float | None) -> int:
     if object_store_gb is None:
         return default_object_store_bytes()
-    if object_store_gb * 1e9 < _SMALLEST_OBJECT_STORE_BYTES:
-        raise UserError(f"--object-store-gb {object_store_gb} is less than 0.08, the least that Ray starts with.")
+    if not _SMALLEST_OBJECT_STORE_BYTES <= object_store_gb * 1e9 < math.inf:
+        raise UserError(f"--object-store-gb {object_store_gb} is not a size of at least 0.08, which Ray needs.")
     return int(object_store_gb * 1e9)
 
 

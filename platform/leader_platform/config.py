@@ -119,7 +119,7 @@ class StudentConfig(_Frozen):
     width: int = Field(64, ge=4, description="Embedding size d (FIELD: 64).")
     heads: int = Field(4, ge=1, description="Attention heads (FIELD: 4).")
     feed_forward: int = Field(300, ge=1, description="Feed-forward size of the encoders (FIELD: 300).")
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(0.1, ge=0, lt=1, description="In the encoders and before the first linear layer (ours).")
     output_prior_bias: bool = Field(
         True, description="Begin as the popularity baseline, as the teacher's head does (ours); false: random (FIELD)."
     )

@@ -28,8 +28,9 @@ def matrix(column: pa.ChunkedArray) -> np.ndarray:
 def read_features(run: Run, data: PreparedData, split: str, column: str) -> np.ndarray:
     """One column of a split's features, row for row with `data.samples(split)`: float32 [samples, size]."""
     names = [part.rsplit("/", 1)[-1] for part in data.sample_parts(split)]
-    tables = [storage.read_parquet(run.path(FEATURES, split, name), [column]) for name in names]
-    return matrix(pa.concat_tables(tables)[column])
+    table = pa.concat_tables([storage.read_parquet(run.path(FEATURES, split, n), ["sample_id", column]) for n in names])
+    assert table["sample_id"].equals(data.samples(split, ["sample_id"])["sample_id"]), "features of other samples"
+    return matrix(table[column])
 
 
 def label_matrix(data: PreparedData, split: str) -> np.ndarray:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 # Ray turns 127.0.0.1 into the machine's outward address unless clusters are off for the platform; this variable is the
-# only switch for it. With it, every port of a local Ray is on loopback. A real cluster must not have it.
+# only switch for it. With it, every port of a local Ray is on loopback, save two of HAProxy's once Serve runs
+# (docs/SERVING.md). A real cluster must not have it.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 

@@ -35,36 +35,60 @@ def submit_and_follow(
     on_line: Callable[[str], None],
     working_environment: dict[str, str] | None = None,
     entrypoint_module: str = "leader_jobs",
+    writes: str | None = None,
 ) -> None:
     """Run `python -m leader_jobs ARGUMENTS` as a job called `name`, handing each line of its log to `on_line`.
 
     The job's folder is not the caller's: paths in `arguments` must be absolute. Raises `UserError` or `RunError` with
-    the sentence that the job printed, `RunError` with its last lines if it printed none. Ctrl-C leaves the job running.
+    the sentence that the job printed, `RunError` with its last lines if it printed none. Ctrl-C leaves the job running;
+    a second job that `writes` to the same place is refused meanwhile, since it would begin by removing the first one's
+    unfinished work.
     """
     # Another machine's Python lies elsewhere; there the job takes what its environment calls python.
     python = sys.executable if state.pid is not None else "python"
     client = _client(state)
+    if writes is not None:
+        _refuse_second(state, writes)
     job_id = client.submit_job(
         entrypoint=shlex.join([python, "-m", entrypoint_module, *arguments]),
-        metadata={"name": name},
+        metadata={"name": name} | ({"writes": writes} if writes else {}),
         runtime_env={"env_vars": working_environment} if working_environment else None,
     )
     log = _Log(on_line)
     try:
         asyncio.run(_follow(client, job_id, log))
     except KeyboardInterrupt:
-        on_line(f"Job {job_id} goes on; `leader cluster status` lists it, and {state.dashboard_url} shows its log.")
+        on_line(
+            f"Job {job_id} goes on; `leader cluster status` lists it, {state.dashboard_url} shows its log, and "
+            f"`{_stop_command(state, job_id)}` stops it."
+        )
         raise
     _raise_failure(client, job_id, name, log)
 
 
+def _refuse_second(state: ClusterState, writes: str) -> None:
+    for job in list_jobs(state):
+        if job["writes"] == writes and job["status"] not in _ENDED:
+            raise UserError(
+                f"Job {job['job_id']} ({job['name']}) still writes to {writes}; wait for it, or stop it with "
+                f"`{_stop_command(state, job['job_id'])}`."
+            )
+
+
+def _stop_command(state: ClusterState, job_id: str) -> str:
+    token = f"RAY_AUTH_TOKEN_PATH={state.token_file} " if state.token_file else ""
+    return f"{token}ray job stop --address {state.dashboard_url} {job_id}"
+
+
 def list_jobs(state: ClusterState) -> list[dict[str, Any]]:
-    """The jobs submitted to the cluster, latest first: id, name, status, start and end (seconds since 1970)."""
+    """The jobs submitted to the cluster, latest first: id, name, what it writes, status, start and end (seconds since
+    1970)."""
     submitted = [job for job in get_json(state, "/api/jobs/") if job["submission_id"]]
     jobs = [
         {
             "job_id": job["submission_id"],
             "name": (job.get("metadata") or {}).get("name"),
+            "writes": (job.get("metadata") or {}).get("writes"),
             "status": job["status"],
             "started_at": job["start_time"] / 1000 if job.get("start_time") else None,
             "ended_at": job["end_time"] / 1000 if job.get("end_time") else None,
@@ -110,7 +134,10 @@ async def _follow(client: JobSubmissionClient, job_id: str, log: _Log) -> None:
     last_contact = time.monotonic()
     while True:
         try:
+            seen = log.num_seen
             await _tail(client, job_id, log)
+            if log.num_seen > seen:
+                last_contact = time.monotonic()
             ended = client.get_job_status(job_id).value in _ENDED
             last_contact = time.monotonic()
             if ended:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,17 +39,22 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
     if ray.is_initialized():
         yield
         return
-    if address is None:
-        _start_local(num_cpus)
-    else:
-        _connect(address)
+    # Ray opens its folder, with logs, sockets and spilled samples, to every user of the machine; so it lies in one that
+    # only this user may enter. After a failure it stays, for the logs.
+    folder = tempfile.mkdtemp(prefix="leader-ray-") if address is None else None
     try:
+        if folder is not None:
+            _start_local(num_cpus, f"{folder}/r")
+        else:
+            _connect(str(address))
         yield
     finally:
         ray.shutdown()
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start_local(num_cpus: int | None) -> None:
+def _start_local(num_cpus: int | None, folder: str) -> None:
     from leader_platform.cluster import default_object_store_bytes
     from leader_platform.cluster_state import environment_token
 
@@ -60,6 +67,7 @@ def _start_local(num_cpus: int | None) -> None:
             num_cpus=num_cpus,
             include_dashboard=False,
             object_store_memory=default_object_store_bytes(),
+            _temp_dir=folder,
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise RunError(f"A local Ray did not start: {_first_line(error)}") from error
@@ -85,14 +93,17 @@ def _init(**arguments: Any) -> None:
 
     # Ray's own remarks (addresses, hints) are not this command's output; its warnings and errors are.
     ray.init(log_to_driver=False, logging_level=logging.WARNING, **arguments)
-    _quiet()
+    _set_up_ray_data()
 
 
-def _quiet() -> None:
-    """Ray Data writes its progress into logs as pages of operator tables; stages tell theirs in lines."""
+def _set_up_ray_data() -> None:
+    """Ray Data's own progress is pages of operator tables in a log; stages tell theirs in lines."""
     import ray.data
 
-    ray.data.DataContext.get_current().print_on_execution_start = False
+    context = ray.data.DataContext.get_current()
+    context.print_on_execution_start = False
+    # Training resumes by counting batches, and equal seeds promise equal runs: blocks come in their order, always.
+    context.execution_options.preserve_order = True
     logging.getLogger("ray._private.worker").setLevel(logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 

@@ -40,7 +40,8 @@ def load_config(base: LeaderConfig, file: str | Path | None = None, overrides: S
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise UserError(f"There is no setting {where!r}; `leader config` lists them all.") from None
-        raise UserError(f"Setting {where} = {first['input']!r} is not valid: {first['msg']}.") from None
+        told = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+        raise UserError(f"Setting {where}{told} is not valid: {first['msg']}.") from None
 
 
 def _recipe_of(file_values: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,11 @@ def exists(uri: str) -> bool:
     return file_system.get_file_info(path).type != pafs.FileType.NotFound
 
 
+def is_file(uri: str) -> bool:
+    file_system, path = filesystem(uri)
+    return file_system.get_file_info(path).type == pafs.FileType.File
+
+
 def list_files(uri: str, suffix: str = "", recursive: bool = False) -> list[str]:
     """The files below a directory as full paths or URIs, sorted; empty when there is no such directory."""
     file_system, path = filesystem(uri)
@@ -142,12 +147,21 @@ def publish(staging: str, final: str) -> None:
     shutil.rmtree(retired, ignore_errors=True)
 
 
+def _make_directory(staging: str, final: str) -> None:
+    if os.path.ismount(final):
+        raise UserError(f"{final} is a mount point and cannot be replaced; choose a folder in it.")
+    try:
+        Path(staging).mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{final} cannot be written ({error.strerror}); choose another folder.") from None
+
+
 @contextmanager
 def staged_directory(final: str) -> Iterator[str]:
     """A fresh directory to fill, which takes the place of `final` when the block ends well and is removed when not."""
     staging = f"{final}.unfinished-{uuid.uuid4().hex[:8]}"
     if not is_remote(final):
-        Path(staging).mkdir(parents=True)
+        _make_directory(staging, final)
     try:
         yield staging
         publish(staging, final)

@@ -87,5 +87,5 @@ def _error_of(response: httpx.Response, url: str) -> UserError | RunError:
         return RunError(f"{url} answered {response.status_code}; see `leader serve status`.")
     if response.status_code in (413, 422):
         told = "; ".join(f"{problem.field}: {problem.message}" for problem in error.fields) or error.message
-        return UserError(f"The request is not valid. {told}")
+        return UserError(f"The request is not valid: {told}")
     return RunError(error.message)

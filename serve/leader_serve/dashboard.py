@@ -16,8 +16,8 @@ _APPLICATIONS = "/api/serve/applications/"
 
 def is_local(url: str) -> bool:
     """Whether a URL leads to this machine by its loopback address."""
-    host = urlsplit(url).hostname or ""
     try:
+        host = urlsplit(url).hostname or ""
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
@@ -37,8 +37,8 @@ class Dashboard:
             headers={"Authorization": f"Bearer {token}"} if token else {},
             # Starting Serve, which a first PUT does, takes several seconds.
             timeout=120,
-            # A web proxy set for downloads must not be asked for this machine's own ports.
-            trust_env=not is_local(self.url),
+            # A web proxy set for downloads would be handed the token.
+            trust_env=False,
             transport=transport,
         )
 

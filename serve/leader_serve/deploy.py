@@ -33,6 +33,11 @@ def prepare(run: str, config: LeaderConfig, with_teacher: bool = True, say: Say 
             f"The run {opened.uri} has no trained student; run `leader train --stage distill --run {opened.uri}`."
         )
     opened.manifest(STUDENT)  # a damaged run is refused here, in a sentence, and not in a replica's log
+    if not is_local(f"http://{f'[{config.serve.host}]' if ':' in config.serve.host else config.serve.host}"):
+        say(
+            f"{config.serve.host} is reachable from other machines, and the port has no authentication of its own; "
+            "put a gateway in front of it."
+        )
     teacher = with_teacher and config.serve.teacher
     if teacher and not opened.has(TEACHER):
         say(

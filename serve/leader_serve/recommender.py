@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ from leader_serve.schemas import (
     current_medications,
     to_record,
 )
+
+_ATC_CLASS_OR_FINER = re.compile(r"ATC:[A-Z]\d{2}[A-Z]([A-Z](\d{2})?)?")
 
 
 class Recommender:
@@ -103,7 +106,7 @@ class Recommender:
 
 
 def check_limits(request: RecommendationRequest, config: ServeConfig) -> None:
-    """Raises `InvalidRequestError` naming the field that holds too much."""
+    """Raises `InvalidRequestError` naming the field that holds too much, or what cannot be checked."""
     if len(request.visits) > config.max_visits:
         problem = FieldProblem(field="visits", message=f"At most {config.max_visits} visits go in one request.")
         raise InvalidRequestError([problem])
@@ -112,6 +115,24 @@ def check_limits(request: RecommendationRequest, config: ServeConfig) -> None:
             if len(getattr(visit, kind)) > config.max_codes:
                 message = f"At most {config.max_codes} codes of one kind go in one visit."
                 raise InvalidRequestError([FieldProblem(field=f"visits.{i}.{kind}", message=message)])
+    _check_current_medications(request)
+
+
+def _check_current_medications(request: RecommendationRequest) -> None:
+    """Refuse a current medication without an ATC class: no interaction of it can be looked up, and an answer with an
+    empty list would say that there are none."""
+    last = len(request.visits) - 1
+    message = (
+        "A current medication is an ATC class or finer (ATC:C09A, ATC:C09AA05); "
+        "no other code can be checked for interactions."
+    )
+    problems = [
+        FieldProblem(field=f"visits.{last}.medications.{i}", message=message)
+        for i, code in enumerate(request.visits[last].medications)
+        if not _ATC_CLASS_OR_FINER.fullmatch(code)
+    ]
+    if problems:
+        raise InvalidRequestError(problems)
 
 
 def _alert(interaction: Interaction, names: Mapping[str, str]) -> InteractionAlert:

@@ -1,7 +1,8 @@
-"""A small run of every stage, made once a session: synthetic patients, a tiny language model, Ray."""
+"""What the integration tests share: synthetic patients, a tiny language model, one Ray."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,16 @@ from leader_platform.recipes import quickstart
 from leader_platform.settings import load_config
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
+def ray_local() -> Iterator[None]:
+    """One Ray for all integration tests, on two cores; it ends with them."""
+    from leader_platform.ray_session import ray_session
+
+    with ray_session(num_cpus=2):
+        yield
+
+
+@pytest.fixture(scope="package")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LLaMA of two narrow layers with random weights and the embedded model's tokenizer, as a Hugging Face folder."""
     import torch
@@ -40,7 +50,7 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def config(tiny_backbone: Path) -> LeaderConfig:
     settings = [
         f"teacher.backbone={tiny_backbone}",
@@ -58,14 +68,14 @@ def config(tiny_backbone: Path) -> LeaderConfig:
     return load_config(quickstart(), None, settings)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("raw") / "synthetic"
     write_mimic4(folder, 40, seed=1)
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def data(ray_local: None, raw: Path, config: LeaderConfig, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     out = str(tmp_path_factory.mktemp("prepared") / "data")
     prepare(PrepareArguments("mimic4", str(raw), out), config, print)

@@ -183,7 +183,7 @@ def test_two_workers_train_one_model(data: PreparedData, config: LeaderConfig, t
 
 def test_more_than_the_cluster_has_is_refused(data: PreparedData, config: LeaderConfig, tmp_path: Path) -> None:
     greedy = load_config(config, None, ["resources.cpus_per_worker=64"])
-    with pytest.raises(UserError, match="need 64 CPU and the cluster has 2"):
+    with pytest.raises(UserError, match=r"needs 1 x 64 CPU, and the cluster's largest node has 2 CPU"):
         pipeline.train("student", data, Run(str(tmp_path)), greedy, do_nothing)
 
 

@@ -109,7 +109,7 @@ def test_a_taken_port_is_named(tmp_path: Path, taken_port: int) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"num_cpus": 0}, "--num-cpus 0"), ({"object_store_gb": 0.01}, "0.01 is less than 0.08")],
+    [({"num_cpus": 0}, "--num-cpus 0"), ({"object_store_gb": 0.01}, "0.01 is not a size of at least 0.08")],
 )
 def test_sizes_are_checked(tmp_path: Path, arguments: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -153,7 +153,9 @@ def test_addresses_without_a_cluster(tmp_path: Path, address: str, message: str)
         cluster.find(tmp_path, address)
 
 
-def test_a_session_without_a_cluster_at_its_address() -> None:
+def test_a_session_without_a_cluster_at_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Other tests of this process may have left their Ray connected, which a session would take.
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(UserError, match=r"127\.0\.0\.1:1"), ray_session(address="127.0.0.1:1"):
         pass
     with pytest.raises(UserError, match="http://host:1"), ray_session(address="http://host:1"):

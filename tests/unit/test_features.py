@@ -26,11 +26,13 @@ def numbers(rows: int, size: int) -> np.ndarray:
 def data(tmp_path: Path) -> PreparedData:
     directory = str(tmp_path / "data")
     storage.write_json(f"{directory}/manifest.json", {"format_version": FORMAT_VERSION, "fingerprint": "f"})
-    table = {name: index for index, name in enumerate((*SPECIAL, "ATC:A", "ATC:B", "ATC:C"))}
-    vocabulary = Vocabulary(codes={"diagnoses": {}, "procedures": {}, "medications": table}, profile={})
+    indices = {name: index for index, name in enumerate((*SPECIAL, "ATC:A", "ATC:B", "ATC:C"))}
+    vocabulary = Vocabulary(codes={"diagnoses": {}, "procedures": {}, "medications": indices}, profile={})
     storage.write_json(f"{directory}/vocabulary.json", vocabulary.model_dump())
+    sample_ids = iter("012")
     for name, labels in PARTS.items():
-        storage.write_parquet(f"{directory}/samples/test/{name}", pa.table({"labels": labels}))
+        table = pa.table({"sample_id": [next(sample_ids) for _ in labels], "labels": labels})
+        storage.write_parquet(f"{directory}/samples/test/{name}", table)
     return PreparedData(directory)
 
 

@@ -12,11 +12,12 @@ from support.patients import write_hosp
 
 from leader_jobs import __main__ as job
 from leader_jobs import pipeline
+from leader_jobs.evaluate import evaluate
 from leader_jobs.pipeline import STAGES, evaluation_key, plan, stage_key
 from leader_jobs.prepare import PrepareArguments, check
 from leader_jobs.requests import Request
 from leader_platform import storage
-from leader_platform.artifacts import Run
+from leader_platform.artifacts import FEATURES, STUDENT, TEACHER, Run
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import FORMAT_VERSION, PreparedData
 from leader_platform.errors import UserError
@@ -226,3 +227,25 @@ def test_a_failed_job_ends_with_its_sentence_and_code(
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("LEADER-ERROR 2 Table patients.csv.gz")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_was_made_from_a_replaced_product_is_stale(tmp_path: Path) -> None:
+    """A teacher tuned again with the same settings is another teacher, and its features must be made again."""
+    run, config = Run(str(tmp_path)), LeaderConfig()
+    with run.product(TEACHER, "t", config, {}):
+        pass
+    with run.product(FEATURES, "f", config, {}, made_from=(TEACHER,)):
+        pass
+    assert run.is_current(FEATURES, "f")
+    with run.product(TEACHER, "t", config, {}):
+        pass
+    assert run.is_current(TEACHER, "t")
+    assert not run.is_current(FEATURES, "f")
+
+
+def test_models_of_another_data_set_are_not_evaluated(tmp_path: Path, data: PreparedData) -> None:
+    run = Run(str(tmp_path / "other"))
+    with run.product(STUDENT, "s", LeaderConfig(), {"data": "another"}):
+        pass
+    with pytest.raises(UserError, match="made from another data set"):
+        evaluate(data, run, LeaderConfig(), "key", print)

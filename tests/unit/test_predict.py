@@ -50,7 +50,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 
 def write_student(run: Run, data: PreparedData, threshold: float = 0.37) -> Student:
     model = Student(SMALL, data.vocabulary).eval()
-    with run.product(STUDENT, "k1", LeaderConfig(), {"max_history_visits": 20}) as directory:
+    with run.product(STUDENT, "k1", LeaderConfig(), {"max_history_visits": 20, "data": data.fingerprint}) as directory:
         storage.write_bytes(storage.join(directory, WEIGHTS_FILE), save(model.state_dict()))
         storage.write_json(
             storage.join(directory, CONFIG_FILE), {"threshold": threshold, "student": SMALL.model_dump(mode="json")}

@@ -181,6 +181,15 @@ def test_limits_name_the_field() -> None:
     assert response.status_code == 413
 
 
+@pytest.mark.parametrize("code", ["RXNORM:11289", "NDC:00093", "ATC:B01", "ATC:B01AA033"])
+def test_a_current_medication_that_cannot_be_checked_is_refused(code: str) -> None:
+    """An empty list of interactions must mean that none is known, not that nobody looked."""
+    body = {"visits": [{"diagnoses": ["ICD10CM:I10"], "medications": ["ATC:C09A", code]}]}
+    answer = recommend(body)
+    assert answer.status_code == 422
+    assert [problem["field"] for problem in answer.json()["error"]["fields"]] == ["visits.0.medications.1"]
+
+
 def test_a_batch_answers_each_item_on_its_own() -> None:
     body = {"requests": [KNOWN, {"visits": []}, {**FIRST, "model": "teacher"}, 7, FIRST]}
     response = call(application(InMemory("s1")), "POST", "/v1/recommendations:batch", body)

@@ -23,6 +23,7 @@ VISIT_SCHEMA = pa.schema(
         ("admitted_at", pa.timestamp("ms")),
         ("visit_number", pa.int32()),
         *((kind, pa.list_(pa.string())) for kind in KINDS),
+        ("labels", pa.list_(pa.string())),
         ("substances", pa.list_(pa.string())),
         ("gender", pa.string()),
         ("age", pa.int32()),
@@ -54,12 +55,13 @@ def visits(events: dict[str, pa.Table], config: DataConfig) -> tuple[pa.Table, C
     for kind in ("diagnoses", "procedures"):
         coded = events[kind].to_pandas().dropna(subset=["code"]).sort_values(["hadm_id", "position"])
         frame[kind] = frame["hadm_id"].map(_lists(coded, "code"))
-    medications = _medications(events["medications"].to_pandas(), frame, config, tally)
+    medications = _medications(events["medications"].to_pandas(), tally)
     frame["medications"] = frame["hadm_id"].map(_lists(medications, "class"))
+    frame["labels"] = frame["hadm_id"].map(_lists(_in_label_window(medications, frame, config, tally), "class"))
     frame["substances"] = frame["hadm_id"].map(_lists(medications[medications["atc"].str.len() == 11], "atc"))
     kept = _filtered(frame, config, tally).sort_values(["subject_id", "admitted_at", "hadm_id"])
     kept["visit_number"] = kept.groupby("subject_id").cumcount() + 1
-    for kind in (*KINDS, "substances"):
+    for kind in (*KINDS, "labels", "substances"):
         codes = [found if isinstance(found, list) else [] for found in kept[kind]]
         kept[kind] = pd.Series(codes, index=kept.index, dtype=object)
     for name in ("age", "visit_number"):
@@ -67,20 +69,29 @@ def visits(events: dict[str, pa.Table], config: DataConfig) -> tuple[pa.Table, C
     return pa.Table.from_pandas(kept[VISIT_SCHEMA.names], schema=VISIT_SCHEMA, preserve_index=False), tally
 
 
-def _medications(rows: pd.DataFrame, admissions: pd.DataFrame, config: DataConfig, tally: Counter) -> pd.DataFrame:
-    """Mapped medications in the label window, in the order in which they were started; counts coverage on the way."""
+def _medications(rows: pd.DataFrame, tally: Counter) -> pd.DataFrame:
+    """Mapped medications, in the order in which they were started; counts coverage on the way."""
     tally[("prescription rows",)] += len(rows)
     tally[("mapped prescription rows",)] += int(rows["atc"].notna().sum())
     for name, count in rows.loc[rows["atc"].isna(), "drug"].fillna("(no name)").value_counts().items():
         tally[("unmapped", name)] += int(count)
     mapped = rows.dropna(subset=["atc"])
-    if config.label_window_hours is not None:
-        admitted = admissions.set_index("hadm_id")["admitted_at"].reindex(mapped["hadm_id"]).set_axis(mapped.index)
-        inside = mapped["started_at"] < admitted + pd.Timedelta(hours=config.label_window_hours)
-        tally[("prescription rows outside the label window",)] += int((~inside).sum())
-        mapped = mapped[inside]
     mapped = mapped.sort_values(["hadm_id", "started_at", "drug"], kind="stable")
     return mapped.assign(**{"class": "ATC:" + mapped["atc"].map(atc_class), "atc": "ATC:" + mapped["atc"]})
+
+
+def _in_label_window(
+    medications: pd.DataFrame, admissions: pd.DataFrame, config: DataConfig, tally: Counter
+) -> pd.DataFrame:
+    """What is a label: medications started within the window. History always shows the whole stay."""
+    if config.label_window_hours is None:
+        return medications
+    admitted = (
+        admissions.set_index("hadm_id")["admitted_at"].reindex(medications["hadm_id"]).set_axis(medications.index)
+    )
+    inside = medications["started_at"] < admitted + pd.Timedelta(hours=config.label_window_hours)
+    tally[("prescription rows outside the label window",)] += int((~inside).sum())
+    return medications[inside]
 
 
 def _lists(rows: pd.DataFrame, column: str) -> dict[Hashable, list[str]]:

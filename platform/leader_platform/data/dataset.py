@@ -26,7 +26,8 @@ class PreparedData:
         manifest = storage.join(self.uri, "manifest.json")
         if not storage.exists(manifest):
             raise UserError(
-                f"{uri} is not a prepared data set (no manifest.json); make one with `leader data prepare --out {uri}`."
+                f"{uri} is not a prepared data set (no manifest.json); "
+                f"make one with `leader data prepare --raw RAW --out {uri}`."
             )
         try:
             self.manifest = require_object(storage.read_json(manifest))

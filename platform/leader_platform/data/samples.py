@@ -44,7 +44,7 @@ def samples(
     """The samples of whole patients, whose visits lie together in time order, and a tally.
 
     Rows stand in an order that is random and always the same, so that a trainer that reads them in order is not shown
-    one patient's visits together. `labels` are the visit's medications that the training split knows; a visit with none
+    one patient's visits together. `labels` are the visit's labels that the training split knows; a visit with none
     of them asks a question that has no answer, and is counted instead.
     """
     rows: list[dict[str, Any]] = []
@@ -78,6 +78,6 @@ def _candidates(visits: list[dict[str, Any]], data: DataConfig) -> Iterator[dict
                 "history": [{kind: visit[kind] for kind in KINDS} for visit in past],
                 "diagnoses": stay["diagnoses"],
                 "procedures": stay["procedures"],
-                "labels": stay["medications"],
+                "labels": stay["labels"],
                 **{name: stay[name] for name in PROFILE_FIELDS},
             }

@@ -28,10 +28,16 @@ class EncodedRecord:
 
 
 def encode_record(record: PatientRecord, vocabulary: Vocabulary) -> EncodedRecord:
-    """The vocabulary's view of a record. The current visit's medications are never part of it: they are the answer."""
+    """The vocabulary's view of a record. The current visit's medications are never part of it: they are the answer.
+
+    Codes that training never saw are left out: their common embedding was never trained, and would be noise.
+    """
     visits = {kind: [*record.history, record.current] for kind in ("diagnoses", "procedures")}
     visits["medications"] = list(record.history)
-    sets = {kind: [vocabulary.encode(kind, getattr(visit, kind)) for visit in visits[kind]] for kind in KINDS}
+    sets = {
+        kind: [[i for i in vocabulary.encode(kind, getattr(visit, kind)) if i != UNKNOWN] for visit in visits[kind]]
+        for kind in KINDS
+    }
     return EncodedRecord(sets, vocabulary.encode_profile(record.profile))
 
 
@@ -111,6 +117,9 @@ class Student(nn.Module):
         self.fields = nn.ModuleList(
             nn.Embedding(len(vocabulary.profile[name]), width) for name in config.profile_fields
         )
+        with torch.no_grad():
+            for table in self.fields.parameters():
+                table[UNKNOWN] = 0  # a value that training never saw says nothing
         self.profile_projection = nn.Linear(width * max(1, len(self.fields)), width)
         self.hidden = nn.Linear(3 * width, 2 * width)
         self.output = nn.Linear(2 * width, len(vocabulary.medications))

@@ -22,12 +22,12 @@ _TCMALLOC = ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4")
 
 def engine_arguments(dtype: str, max_tokens: int, on_gpu: bool) -> dict[str, Any]:
     """Arguments of a pooling engine for prompts of at most `max_tokens` tokens."""
-    arguments: dict[str, Any] = {"dtype": dtype, "max_model_len": max_tokens + 8, "enforce_eager": True}
+    arguments: dict[str, Any] = {"dtype": dtype, "max_model_len": max_tokens, "enforce_eager": True}
     return {**arguments, "gpu_memory_utilization": 0.85} if on_gpu else arguments
 
 
 def engine_environment(kv_cache_gb: float, on_gpu: bool) -> dict[str, str]:
-    """Variables for the engine's process, to be set before it starts. Empty on a GPU, where the defaults are right.
+    """Variables for the engine's process, to be set before it starts; on a GPU no more than telemetry off.
 
     On a CPU vLLM keeps a core for itself and takes most memory for its cache unless told otherwise, and its kernels
     want Intel's OpenMP (installed beside vLLM) and, where the machine has it, tcmalloc.
