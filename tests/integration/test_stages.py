@@ -92,8 +92,12 @@ def test_features_of_a_killed_run_are_finished_and_not_doubled(
         [sys.executable, "-m", "leader_jobs", request.model_dump_json()], start_new_session=True, env=environment
     )
     wait_until(lambda: len(chunk_files(killed)) >= 3)
+    its_ray = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    # Workers live some seconds longer than the process that they work for, and may finish a chunk meanwhile.
+    _, alive = psutil.wait_procs(its_ray, timeout=60)
+    assert alive == []
     finished = chunk_files(killed)
     total = sum(data.manifest["splits"][split]["samples"] for split in SPLITS)
     assert 0 < len(finished) < total, "the process was not killed halfway"
