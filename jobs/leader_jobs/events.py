@@ -16,7 +16,7 @@ from leader_platform import storage
 from leader_platform.config import LeaderConfig
 from leader_platform.data import mimic4
 from leader_platform.data.drugs import DrugMap
-from leader_platform.data.raw import RawTable
+from leader_platform.data.raw import RawTable, sha256
 
 PATIENT_TABLES = ("patients", "admissions", "diagnoses", "procedures", "medications")
 TITLE_TABLES = ("diagnosis_titles", "procedure_titles")
@@ -37,7 +37,7 @@ def write_events(
         kind = str(batch["kind"][0])
         for number, raw in enumerate(tables[kind].batches()):
             _write_event_batch(mimic4.events(kind, raw, drugs.atc), kind, number, num_shards, directory)
-        yield {"uri": [tables[kind].uri], "sha256": [tables[kind].sha256()]}
+        yield {"uri": [tables[kind].uri], "sha256": [sha256(tables[kind].uri)]}
 
     kinds = ray.data.from_items([{"kind": kind} for kind in tables], override_num_blocks=len(tables))
     rows = kinds.map_batches(read, batch_size=1).take_all()

@@ -24,7 +24,7 @@ from leader_platform.data import cohort, mimic4
 from leader_platform.data.dataset import FORMAT_VERSION, TITLE_SCHEMA
 from leader_platform.data.drugs import DrugMap, atc_class_names, class_names_from_terminology
 from leader_platform.data.interactions import package_interactions, terminology_interactions
-from leader_platform.data.raw import RawTable
+from leader_platform.data.raw import RawTable, sha256
 from leader_platform.data.records import KINDS
 from leader_platform.data.samples import SPLITS, samples
 from leader_platform.data.vocabulary import SPECIAL, Vocabulary, count_values, fit_vocabulary
@@ -98,8 +98,10 @@ def prepare(arguments: PrepareArguments, config: LeaderConfig, say: Callable[[st
         storage.remove(events_directory)
         manifest = _manifest(arguments, config, found.tally + sample_tally, found.split, every_value)
         manifest["vocabulary"] = {kind: len(codes) - len(SPECIAL) for kind, codes in vocabulary.codes.items()}
-        manifest |= {"drug_mapping_source": drugs.source, "inputs": checksums, "warnings": warnings}
+        manifest |= {"inputs": checksums | _terminology_checksums(arguments.terminology), "warnings": warnings}
+        # Of what went in and what came of it, but not of where it lay: moved tables make the same data set.
         manifest["fingerprint"] = fingerprint(manifest)
+        manifest["drug_mapping_source"] = drugs.source
         storage.write_json(storage.join(staging, "manifest.json"), manifest)
     return manifest
 
@@ -189,6 +191,11 @@ def _write_titles(
         else []
     )
     return titles, warnings
+
+
+def _terminology_checksums(terminology: str | None) -> dict[str, str]:
+    files = storage.list_files(terminology) if terminology else []
+    return {file.rsplit("/", 1)[-1]: sha256(file) for file in files}
 
 
 def _interactions(terminology: str | None) -> pa.Table:

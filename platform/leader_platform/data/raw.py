@@ -52,14 +52,15 @@ class RawTable:
         except (pa.ArrowInvalid, OSError, EOFError) as error:
             raise UserError(_fault(self.uri, str(error))) from None
 
-    def sha256(self) -> str:
-        """The checksum of the file as it lies there (of the compressed bytes, as PhysioNet publishes it)."""
-        file_system, path = storage.filesystem(self.uri)
-        digest = hashlib.sha256()
-        with file_system.open_input_stream(path, compression=None) as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+
+def sha256(uri: str) -> str:
+    """The checksum of a file as it lies there (of the compressed bytes, as PhysioNet publishes it)."""
+    file_system, path = storage.filesystem(uri)
+    digest = hashlib.sha256()
+    with file_system.open_input_stream(path, compression=None) as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def open_table(directory: str, spec: TableSpec) -> RawTable | None:
