@@ -135,9 +135,11 @@ class TeacherPredictor(Predictor):
 
         opened = Run(run)
         manifest, directory = opened.manifest(TEACHER), opened.path(TEACHER)
-        config = LeaderConfig.model_validate(
-            yaml.safe_load(storage.read_bytes(storage.join(directory, "configuration.yaml")))
-        )
+        try:
+            told = yaml.safe_load(storage.read_bytes(storage.join(directory, "configuration.yaml")))
+            config = LeaderConfig.model_validate(told)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{directory} is not a readable teacher ({_one_line(error)}); train it again.") from error
         threshold = opened.manifest(FEATURES)["threshold"] if opened.has(FEATURES) else 0.5
         with storage.local_copy(storage.join(directory, MERGED)) as merged:
             return cls(
@@ -174,10 +176,12 @@ def _engine(name: str, folder: str, config: LeaderConfig) -> Engine:
 
         return TransformersEngine(folder, config.features.dtype)
     assert name == "vllm", name
+    import torch
+
     from leader_platform.models.vllm_engine import VllmEngine
 
-    on_gpu = config.resources.gpus_per_worker > 0
-    return VllmEngine(folder, config.features.dtype, config.prompt.max_tokens, on_gpu)
+    # What this process was given decides, not what the run was trained on: Ray hides the GPUs it did not hand out.
+    return VllmEngine(folder, config.features.dtype, config.prompt.max_tokens, on_gpu=torch.cuda.is_available())
 
 
 def _one_line(error: BaseException) -> str:
