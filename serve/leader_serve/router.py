@@ -132,7 +132,10 @@ class Router:
         try:
             async with asyncio.timeout(_DESCRIBE_TIMEOUT_S):
                 return await model.describe()
-        except Exception:
+        except TimeoutError:
+            return None  # it starts, or is busy
+        except Exception as error:  # whatever another process raised: it does not answer, and the log says why
+            log_failure(name, error)
             return None
 
     def _decide(self, ask: Ask) -> Route | ServingError:

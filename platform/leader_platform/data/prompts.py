@@ -18,7 +18,8 @@ _SEX = {"F": "female", "M": "male"}
 def render_prompt(record: PatientRecord, titles: Mapping[str, str], config: PromptConfig) -> str:
     """The prompt of a record with as many of its last history visits as `config` allows.
 
-    A visit that is told keeps its number in the patient's whole history. A code without a title speaks for itself.
+    A visit that is told keeps its number among all of the record's; a record holds the most recent visits of a long
+    history (`data.max_history_visits`), in training as in serving. A code without a title speaks for itself.
     The current visit shows diagnoses and procedures only; its medications are the question.
     """
     told = record.history[max(0, len(record.history) - config.history_visits) :]
