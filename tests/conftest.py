@@ -1,4 +1,4 @@
-"""What tests of several families share: where the open data lies."""
+"""What tests of several families share: where the open data lies, and how property tests run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A shared machine may be slow at any moment, so no example has a deadline; fewer of them keep the fast tests fast.
+settings.register_profile("leader", deadline=None, max_examples=50)
+settings.load_profile("leader")
 
 ROOT = Path(__file__).parent.parent
 

@@ -19,8 +19,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from leader_platform.data import mimic4
 from leader_platform.data.drugs import DrugMap
+from leader_platform.data.prescriptions import map_prescriptions
+from leader_platform.data.sources import SOURCES
 
 TABLES = {
     "patients": """\
@@ -117,6 +118,7 @@ VISITS: list[dict[str, Any]] = [
         "subject_id": 10,
         "hadm_id": 2000,
         "admitted_at": "2150-03-01 22:30:00",
+        "year": 2014,
         "visit_number": 1,
         "diagnoses": ["ICD9CM:E8889", "ICD10CM:E8889", "ICD10CM:I10"],
         "procedures": ["ICD10PCS:5A1D70Z"],
@@ -130,6 +132,7 @@ VISITS: list[dict[str, Any]] = [
         "subject_id": 10,
         "hadm_id": 1000,
         "admitted_at": "2151-06-01 08:00:00",
+        "year": 2015,
         "visit_number": 2,
         "diagnoses": ["ICD10CM:N179", "ICD10CM:I10"],
         "procedures": [],
@@ -143,6 +146,7 @@ VISITS: list[dict[str, Any]] = [
         "subject_id": 20,
         "hadm_id": 3001,
         "admitted_at": "2119-12-31 23:00:00",
+        "year": 2007,
         "visit_number": 1,
         "diagnoses": ["ICD9CM:4019"],
         "procedures": [],
@@ -155,6 +159,7 @@ VISITS: list[dict[str, Any]] = [
         "subject_id": 20,
         "hadm_id": 3003,
         "admitted_at": "2122-02-02 12:00:00",
+        "year": 2010,
         "visit_number": 2,
         "diagnoses": ["ICD10CM:I10"],
         "procedures": ["ICD10PCS:5A1221Z", "ICD9PCS:3961"],
@@ -167,6 +172,7 @@ VISITS: list[dict[str, Any]] = [
         "subject_id": 40,
         "hadm_id": 5001,
         "admitted_at": "2140-10-10 10:00:00",
+        "year": 2014,
         "visit_number": 1,
         "diagnoses": ["ICD10CM:I10"],
         "procedures": [],
@@ -183,6 +189,7 @@ VISITS: list[dict[str, Any]] = [
         "subject_id": 50,
         "hadm_id": 6001,
         "admitted_at": "2160-01-01 00:00:00",
+        "year": 2017,
         "visit_number": 1,
         "diagnoses": ["ICD10CM:I10"],
         "procedures": ["ICD9PCS:3961"],
@@ -205,7 +212,7 @@ FLOW = {
     "with a procedure, where required": 6,
     "of patients with enough visits": 6,
 }
-PRESCRIPTION_ROWS, MAPPED_ROWS = 20, 17
+PRESCRIPTION_ROWS, MAPPED_ROWS = 19, 16
 UNMAPPED = {"Zzyzx, Study Drug": 2, "(no name)": 1}
 
 # sample_id -> prior visits and labels, of every visit, whole stay, when all medications are in the vocabulary.
@@ -252,12 +259,13 @@ def write_hosp(directory: Path, *, nested: bool = True, compressed: bool = True,
 
 def read_events(directory: Path) -> dict[str, pa.Table]:
     """All events of the tables under `directory`, by kind, as `cohort.visits` takes them."""
-    lookup = DrugMap.from_package().atc
-    opened = mimic4.open_tables(str(directory))
-    return {
-        kind: pa.concat_tables(mimic4.events(kind, batch, lookup) for batch in table.batches())
-        for kind, table in opened.items()
+    source = SOURCES["mimic4"]
+    events = {
+        kind: pa.concat_tables(source.read(kind, batch)[0] for batch in table.batches())
+        for kind, table in source.open_tables(str(directory)).items()
     }
+    mapped, _ = map_prescriptions(events["medications"], DrugMap.from_package().lookup)
+    return {**events, "medications": mapped}
 
 
 def rows(visits: pa.Table) -> list[dict[str, Any]]:

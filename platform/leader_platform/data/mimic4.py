@@ -1,132 +1,72 @@
-"""MIMIC-IV's `hosp` tables as events: what each raw table says about a patient, in the platform's own columns.
+"""MIMIC-IV's `hosp` tables, v2.2 and v3.1, whose columns read here are the same.
 
-Each function takes one batch of one raw table and returns one Arrow table; nothing is read or written here.
+Ages are given at an anchor year of the patient's shifted calendar, and the anchor year is known to lie in a group of
+three real years; its first year is taken. Values differ between the versions: for a language other than English v2.2
+says `?`, which is read as unknown, and v3.1 names it; v3.1 tells more kinds of insurance apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leader_platform import storage
-from leader_platform.data.raw import RawTable, TableSpec, open_table
+from leader_platform.data.events import IDS, NAME, NUMBER, PROFILE, TEXT, TIME, Source, checked, renamed
+from leader_platform.data.raw import TableSpec
 
-Lookup = Callable[[str], str | None]
-_ID, _TEXT, _TIME = pa.int64(), pa.string(), pa.timestamp("ms")
+_CODE = {"icd_code": TEXT, "icd_version": NUMBER}
+_YEAR = pa.int32()
 
-SPECS = {
-    "patients": TableSpec("patients", {"subject_id": _ID, "gender": _TEXT, "anchor_age": _ID, "anchor_year": _ID}),
-    "admissions": TableSpec(
-        "admissions",
+TABLES = {
+    "patients": TableSpec(
+        "patients",
         {
-            "subject_id": _ID,
-            "hadm_id": _ID,
-            "admittime": _TIME,
-            **dict.fromkeys(("insurance", "language", "marital_status", "race"), _TEXT),
+            "subject_id": NUMBER,
+            "gender": TEXT,
+            **dict.fromkeys(("anchor_age", "anchor_year"), _YEAR),
+            "anchor_year_group": TEXT,
         },
+        optional_columns=("anchor_year_group",),
     ),
-    "diagnoses": TableSpec(
-        "diagnoses_icd", {"subject_id": _ID, "hadm_id": _ID, "seq_num": _ID, "icd_code": _TEXT, "icd_version": _ID}
-    ),
-    "procedures": TableSpec(
-        "procedures_icd", {"subject_id": _ID, "hadm_id": _ID, "seq_num": _ID, "icd_code": _TEXT, "icd_version": _ID}
-    ),
+    "admissions": TableSpec("admissions", {**IDS, "admittime": TIME, **dict.fromkeys(PROFILE, TEXT)}),
+    "diagnoses": TableSpec("diagnoses_icd", {**IDS, "seq_num": NUMBER, **_CODE}),
+    "procedures": TableSpec("procedures_icd", {**IDS, "seq_num": NUMBER, **_CODE}),
     "medications": TableSpec(
-        "prescriptions", {"subject_id": _ID, "hadm_id": _ID, "starttime": _TIME, "drug_type": _TEXT, "drug": _TEXT}
+        "prescriptions",
+        {**IDS, "starttime": TIME, "drug_type": TEXT, **dict.fromkeys(("drug", "ndc", "gsn"), NAME)},
     ),
-    "diagnosis_titles": TableSpec("d_icd_diagnoses", {"icd_code": _TEXT, "icd_version": _ID, "long_title": _TEXT}),
-    "procedure_titles": TableSpec("d_icd_procedures", {"icd_code": _TEXT, "icd_version": _ID, "long_title": _TEXT}),
+    "diagnosis_titles": TableSpec("d_icd_diagnoses", {**_CODE, "long_title": TEXT}, required=False),
+    "procedure_titles": TableSpec("d_icd_procedures", {**_CODE, "long_title": TEXT}, required=False),
 }
-_SUFFIX = {"diagnoses": "CM", "procedures": "PCS", "diagnosis_titles": "CM", "procedure_titles": "PCS"}
+_EVENT_NAMES = {
+    "admittime": "admitted_at",
+    "starttime": "started_at",
+    "seq_num": "position",
+    "icd_code": "code",
+    "long_title": "title",
+}
 
 
-def open_tables(raw: str) -> dict[str, RawTable]:
-    """All tables under `raw` or `raw/hosp`, their headers checked; `UserError` names what is missing."""
-    nested = storage.join(raw, "hosp")
-    directory = nested if storage.exists(nested) else raw
-    opened = {kind: open_table(directory, spec) for kind, spec in SPECS.items()}
-    return {kind: table for kind, table in opened.items() if table is not None}
+def read(kind: str, batch: pa.Table) -> tuple[pa.Table, Counter]:
+    """A raw batch of the table of `kind` as events, and the tally of what was left out."""
+    if kind == "patients":
+        batch = _with_calendar(batch)
+    return checked(kind, TABLES[kind].name, renamed(batch, _EVENT_NAMES))
 
 
-def patients(batch: pa.Table) -> pa.Table:
-    """subject_id, gender, and the year of birth in the patient's shifted calendar."""
-    return pa.table(
-        {
-            "subject_id": batch["subject_id"],
-            "gender": _clean(batch["gender"]),
-            "birth_year": pc.subtract(batch["anchor_year"], batch["anchor_age"]),
-        }
-    )
+def _with_calendar(batch: pa.Table) -> pa.Table:
+    """The patients with `born_at`, 1 January of the year of birth, and `year_shift`.
 
-
-def admissions(batch: pa.Table) -> pa.Table:
-    """subject_id, hadm_id, admitted_at and the profile fields that can change between stays."""
-    fields = {name: _clean(batch[name]) for name in ("insurance", "language", "marital_status", "race")}
-    ids = {"subject_id": batch["subject_id"], "hadm_id": batch["hadm_id"]}
-    return pa.table({**ids, "admitted_at": batch["admittime"], **fields})
-
-
-def coded(kind: str, batch: pa.Table) -> pa.Table:
-    """subject_id, hadm_id, position and the namespaced code of diagnoses or procedures."""
-    return pa.table(
-        {
-            "subject_id": batch["subject_id"],
-            "hadm_id": batch["hadm_id"],
-            "position": batch["seq_num"],
-            "code": _namespaced(kind, batch),
-        }
-    )
-
-
-def medications(batch: pa.Table, atc: Lookup) -> pa.Table:
-    """subject_id, hadm_id, started_at, drug name, and its finest ATC code (null where unmapped), of MAIN rows alone.
-
-    BASE and ADDITIVE rows are the fluids a drug is dissolved in, not treatments of their own.
+    So an age is the admission's year less the year of birth, as MIMIC-IV defines it.
     """
-    main = batch.filter(pc.equal(pc.utf8_upper(batch["drug_type"].combine_chunks()), "MAIN"))
-    names = main["drug"].combine_chunks().dictionary_encode()
-    codes = pa.array([None if name is None else atc(name) for name in names.dictionary.to_pylist()], _TEXT)
-    return pa.table(
-        {
-            "subject_id": main["subject_id"],
-            "hadm_id": main["hadm_id"],
-            "started_at": main["starttime"],
-            "drug": names.dictionary.take(names.indices),
-            "atc": codes.take(names.indices),
-        }
-    )
+    birth_year = pc.cast(pc.subtract(batch["anchor_year"], batch["anchor_age"]), TEXT)
+    first_day = pc.binary_join_element_wise(pc.utf8_lpad(birth_year, 4, "0"), "-01-01", "")
+    born_at = pc.strptime(first_day, format="%Y-%m-%d", unit="ms", error_is_null=True)
+    group = pc.extract_regex(batch["anchor_year_group"], r"^\s*(?P<first>\d{4})\s*-")
+    real_year = pc.cast(pc.struct_field(group, "first"), _YEAR)
+    year_shift = pc.subtract(real_year, batch["anchor_year"])
+    return batch.append_column("born_at", born_at).append_column("year_shift", year_shift)
 
 
-def titles(kind: str, batch: pa.Table) -> pa.Table:
-    """code, title."""
-    return pa.table({"code": _namespaced(kind, batch), "title": _clean(batch["long_title"])})
-
-
-def events(kind: str, batch: pa.Table, atc: Lookup) -> pa.Table:
-    """One batch of the raw table of `kind`, in the platform's columns; `atc` maps a drug name to its ATC code."""
-    if kind == "medications":
-        return medications(batch, atc)
-    if kind in ("diagnoses", "procedures"):
-        return coded(kind, batch)
-    if kind in ("diagnosis_titles", "procedure_titles"):
-        return titles(kind, batch)
-    return {"patients": patients, "admissions": admissions}[kind](batch)
-
-
-def no_events(kind: str) -> pa.Table:
-    """The empty table of events of `kind`, with its columns and types."""
-    return events(kind, pa.schema(list(SPECS[kind].columns.items())).empty_table(), lambda name: None)
-
-
-def _namespaced(kind: str, batch: pa.Table) -> pa.ChunkedArray:
-    """`ICD9CM:4019`; without the namespace the same string is two codes (FIELD, defect 5)."""
-    version = pc.cast(batch["icd_version"], _TEXT)
-    return pc.binary_join_element_wise("ICD", version, f"{_SUFFIX[kind]}:", _clean(batch["icd_code"]), "")
-
-
-def _clean(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Trimmed text; what says nothing (empty, `?`) is null."""
-    trimmed = pc.utf8_trim_whitespace(column)
-    return pc.if_else(pc.is_in(trimmed, pa.array(["", "?"])), pa.scalar(None, _TEXT), trimmed)
+SOURCE = Source("mimic4", TABLES, ("hosp",), read, tells_year=True)

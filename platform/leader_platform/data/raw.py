@@ -4,53 +4,103 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
+from isal import igzip, isal_zlib
 
 from leader_platform import storage
+from leader_platform.data.csv_blocks import Block, OpenQuotationError, ordered_map, row_blocks
 from leader_platform.errors import UserError
 
-BLOCK_BYTES = 16 << 20  # of uncompressed CSV a batch; with it a reader's memory stays bounded
+# Of plain CSV a block, and the longest row. At most four blocks are under way, so these bound a reader's memory.
+BLOCK_BYTES = 4 << 20
+MAX_ROW_BYTES = 8 << 20
+NUM_THREADS = 2  # parse, while a third unpacks; more would wait for it
+_HEADER_BYTES = 64 << 10
+
+_UNCHANGED = "check that it is the unchanged table of the data set that --source names"
+_FETCH = "fetch it again and check its SHA-256"
+_TYPE_NAMES = {"int64": "a whole number", "int32": "a whole number", "timestamp[ms]": "a date or time"}
+# What pyarrow says of a value and of a row. It counts rows from 1, the header.
+_VALUE_FAULT = re.compile(
+    r"column #(?P<column>\d+): Row #(?P<row>\d+): CSV conversion error to (?P<type>[^:]+): "
+    r"invalid (?:value '(?P<value>.*)'|UTF8 data)",
+    re.DOTALL,
+)
+_ROW_FAULT = re.compile(r"Row #(?P<row>\d+): Expected (?P<expected>\d+) columns, got (?P<found>\d+)")
+# The stub of isal calls its exception an instance.
+_UNREADABLE = (pa.ArrowInvalid, OSError, EOFError, cast(type[Exception], isal_zlib.error))
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A raw table: its file's name without ending, and the columns that are read, with their types."""
+    """A raw table: its file's name without ending, and the columns that are read, in lower case, with their types.
+
+    An optional column that is not there is read as nulls. The case of names in the data does not matter.
+    """
 
     name: str
-    columns: dict[str, pa.DataType]
+    columns: Mapping[str, pa.DataType]
     required: bool = True
+    optional_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class RawTable:
-    """A table that was found and whose header was checked."""
+    """A table that was found and whose header was checked: where it is, and all its columns in lower case."""
 
     spec: TableSpec
     uri: str
+    header: tuple[str, ...]
 
     def batches(self) -> Iterator[pa.Table]:
-        """The table's rows, block by block. `UserError` when the file is damaged or a value has the wrong type."""
-        names = list(self.spec.columns)
-        options = pacsv.ConvertOptions(
-            column_types=self.spec.columns, include_columns=names, strings_can_be_null=True, null_values=[""]
-        )
-        file_system, path = storage.filesystem(self.uri)
+        """The rows, block by block, with the columns of the spec; raises as `map` does."""
+        return self.map(lambda rows: rows)
+
+    def map(self, function: Callable[[pa.Table], Result]) -> Iterator[Result]:
+        """`function` of the rows, block by block and in order. Several threads parse and compute; one unpacks.
+
+        Raises `UserError` when the file is damaged, or a value or row is wrong, naming its line.
+        """
         try:
-            with file_system.open_input_stream(path, compression=_compression(self.uri)) as stream:
-                reader = pacsv.open_csv(
-                    stream,
-                    read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
-                    parse_options=pacsv.ParseOptions(newlines_in_values=True),
-                    convert_options=options,
-                )
-                for batch in reader:
-                    yield pa.Table.from_batches([batch])
-        except (pa.ArrowInvalid, OSError, EOFError) as error:
-            raise UserError(_fault(self.uri, str(error))) from None
+            with _opened(self.uri) as stream:
+                blocks = row_blocks(stream, BLOCK_BYTES, MAX_ROW_BYTES)
+                yield from ordered_map(lambda block: function(self._parse(block)), blocks, NUM_THREADS)
+        except OpenQuotationError as error:
+            raise UserError(
+                f"{self.uri}, line {error}: a row of more than {MAX_ROW_BYTES >> 20} MB, "
+                f'or a quotation mark (") that is never closed; {_FETCH}.'
+            ) from None
+        except _UNREADABLE as error:
+            raise UserError(f"{self.uri} is damaged or cut short ({_one_line(error)}); {_FETCH}.") from None
+
+    def _parse(self, block: Block) -> pa.Table:
+        is_first = block.first_line == 1
+        # One block is one piece for pyarrow, parsed by this thread: only so it knows the lines of faults.
+        read = pacsv.ReadOptions(
+            block_size=len(block.data) + 1, use_threads=False, column_names=self.header, skip_rows=int(is_first)
+        )
+        parse = pacsv.ParseOptions(newlines_in_values=True)
+        convert = pacsv.ConvertOptions(
+            column_types=self.spec.columns,
+            include_columns=list(self.spec.columns),
+            include_missing_columns=True,
+            strings_can_be_null=True,
+            null_values=[""],
+        )
+        try:
+            return pacsv.read_csv(pa.BufferReader(pa.py_buffer(block.data)), read, parse, convert)
+        except pa.ArrowInvalid as error:
+            raise UserError(_fault(self, str(error), block.first_line)) from None
 
 
 def sha256(uri: str) -> str:
@@ -63,58 +113,85 @@ def sha256(uri: str) -> str:
     return digest.hexdigest()
 
 
-def open_table(directory: str, spec: TableSpec) -> RawTable | None:
-    """Find `spec` as `.csv.gz` or `.csv` and check its header; None when it is not required and not there.
+def open_tables(directory: str, specs: Mapping[str, TableSpec]) -> dict[str, RawTable]:
+    """Each spec's table in `directory`, as `.csv.gz` or `.csv`, its header checked; optional ones may be absent.
 
-    Raises `UserError` naming the table when it is missing or empty, and the columns when some are missing.
+    Raises `UserError` naming the table that is missing, empty or there twice, or the columns that are missing or twice.
     """
-    found = [
-        uri for ending in (".csv.gz", ".csv") if storage.exists(uri := storage.join(directory, spec.name + ending))
-    ]
-    if not found:
-        if spec.required:
-            raise UserError(
-                f"Table {spec.name}.csv.gz (or .csv) is not in {directory}; point --raw at the folder with it."
-            )
-        return None
-    table = RawTable(spec, found[0])
-    header, has_rows = _first_lines(table.uri)
-    if not header:
-        raise UserError(f"Table {table.uri} is empty; fetch it again.")
-    missing = [column for column in spec.columns if column not in header]
-    if missing:
+    try:
+        files = storage.list_files(directory)
+    except OSError as error:
         raise UserError(
-            f"Table {table.uri} has no column {', '.join(missing)} (it has {', '.join(header)}); "
-            "check that it is the unchanged table of the data set that --source names."
-        )
-    if not has_rows and spec.required:
-        raise UserError(f"Table {table.uri} has a header but no rows; fetch it again.")
-    return table
+            f"{directory} cannot be listed ({_one_line(error)}); point --raw at the folder with the tables."
+        ) from None
+    found = {kind: _find(spec, directory, files) for kind, spec in specs.items()}
+    return {kind: _with_header(specs[kind], uri) for kind, uri in found.items() if uri}
+
+
+def _find(spec: TableSpec, directory: str, files: list[str]) -> str | None:
+    """The file of a table; which of two is the right one, nothing tells, so neither is taken."""
+    names = {f"{spec.name}{ending}".lower() for ending in (".csv.gz", ".csv")}
+    found = [uri for uri in files if uri.rsplit("/", 1)[-1].lower() in names]
+    if len(found) > 1:
+        raise UserError(f"Table {spec.name} is there twice, as {' and as '.join(found)}; leave only one of them there.")
+    if not found and spec.required:
+        raise UserError(f"Table {spec.name}.csv.gz (or .csv) is not in {directory}; point --raw at the folder with it.")
+    return found[0] if found else None
+
+
+def _with_header(spec: TableSpec, uri: str) -> RawTable:
+    names, has_rows = _first_lines(uri)
+    if not names:
+        raise UserError(f"Table {uri} is empty; fetch it again.")
+    header = tuple(name.strip().lower() for name in names)
+    missing = [name for name in spec.columns if name not in header and name not in spec.optional_columns]
+    if missing:
+        raise UserError(f"Table {uri} has no column {', '.join(missing)}; {_UNCHANGED}.")
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if repeated:
+        raise UserError(f"Table {uri} has more than one column {', '.join(repeated)}; {_UNCHANGED}.")
+    if not has_rows:
+        raise UserError(f"Table {uri} has a header but no rows; fetch it again.")
+    return RawTable(spec, uri, header)
 
 
 def _first_lines(uri: str) -> tuple[list[str], bool]:
     """The header's columns and whether a row follows, from the first bytes of the file."""
-    file_system, path = storage.filesystem(uri)
     try:
-        with file_system.open_input_stream(path, compression=_compression(uri)) as stream:
-            text = stream.read(64 << 10).decode("utf-8-sig", errors="replace")
-    except (OSError, EOFError, pa.ArrowInvalid) as error:
-        raise UserError(f"{uri} cannot be read ({_one_line(error)}); fetch it again and check its SHA-256.") from None
+        with _opened(uri) as stream:
+            text = stream.read(_HEADER_BYTES).decode("utf-8-sig", errors="replace")
+    except _UNREADABLE as error:
+        raise UserError(f"{uri} cannot be read ({_one_line(error)}); {_FETCH}.") from None
     lines = text.splitlines()
     return (next(csv.reader(lines[:1]), []) if lines else []), any(line.strip() for line in lines[1:])
 
 
-def _compression(uri: str) -> str | None:
-    return "gzip" if uri.endswith(".gz") else None
+@contextmanager
+def _opened(uri: str) -> Iterator[Any]:
+    """The file's bytes, unpacked: by isal, since gzip is what a packed table waits for and zlib takes twice as long."""
+    file_system, path = storage.filesystem(uri)
+    with file_system.open_input_stream(path, compression=None) as stream:
+        if not uri.lower().endswith(".gz"):
+            yield stream
+            return
+        with igzip.IGzipFile(fileobj=stream) as unpacked:
+            yield unpacked
 
 
-def _fault(uri: str, reason: str) -> str:
-    """What is wrong with a table's content, without the row itself, which is a patient's."""
-    if "conversion error" in reason:
-        return f"{uri} has a value of the wrong type ({reason}); check that it is the unchanged table of the data set."
-    reason = " ".join(reason.split(": ")[:2]) if "Expected" in reason else reason
-    return f"{uri} is damaged or cut short ({' '.join(reason.split())[:200]}); fetch it again and check its SHA-256."
+def _fault(table: RawTable, reason: str, first_line: int) -> str:
+    """What is wrong with a block of rows, by what pyarrow says; of a patient's row only the value at fault."""
+    if match := _VALUE_FAULT.search(reason):
+        line = first_line + int(match["row"]) - 1
+        place = f"{table.uri}, line {line}, column {table.header[int(match['column'])]}"
+        if match["value"] is None:
+            return f"{place}: the text is not UTF-8; {_UNCHANGED}."
+        kind = _TYPE_NAMES[match["type"]]
+        return f"{place}: {_one_line(match['value'], 40)!r} is not {kind}; {_UNCHANGED}."
+    if match := _ROW_FAULT.search(reason):
+        line = first_line + int(match["row"]) - 1
+        return f"{table.uri}, line {line}: {match['found']} values, but {match['expected']} columns; {_FETCH}."
+    return f"{table.uri}, from line {first_line}: {_one_line(reason)}; {_FETCH}."
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+def _one_line(text: object, length: int = 200) -> str:
+    return " ".join(str(text).split())[:length]
