@@ -1,65 +1,109 @@
-"""How much of MIMIC-IV's prescriptions the package's drug map covers, and how far a terminology table agrees with it.
+"""How much of MIMIC-IV's prescriptions the package's drug map covers, and how far the public tables agree with it, with
+each other, and with the routes by which the drugs were given.
 
 Usage: python benchmarks/drug_coverage.py PRESCRIPTIONS_CSV_GZ [TERMINOLOGY_DIRECTORY]
+
+The public table of names gives a substance any of its codes (aspirin the dentist's, phenylephrine by infusion that of
+eye drops) and lists many names several times. So agreement at the third ATC level has four readings, from strict to
+lenient: the package's class is that of the name's last row, which the table's authors take; of its first row; of any
+row; or the code is another one of a substance that a row names. Which of two codes is wrong, the route can say: what
+was injected or swallowed has no class of local use. All shares are of prescription rows of type MAIN.
 """
 
 import argparse
 import json
-from collections import Counter
-from pathlib import Path
+from collections import defaultdict
 
-import pyarrow.csv as pa_csv
+import pandas as pd
 
-from leader_platform.data.drugs import DrugMap, atc_class
+from leader_platform.data.drugs import CLASS_TABLE, NAME_TABLE, DrugMap
 
-
-def count_main_drugs(prescriptions: str) -> Counter[str]:
-    """Prescription rows of drug type MAIN, by the drug's name as written."""
-    options = pa_csv.ConvertOptions(include_columns=["drug_type", "drug"])
-    table = pa_csv.read_csv(prescriptions, convert_options=options).to_pydict()
-    pairs = zip(table["drug_type"], table["drug"], strict=True)
-    return Counter(drug for drug_type, drug in pairs if drug_type == "MAIN" and drug)
+SYSTEMIC_ROUTES = ["IV", "IV DRIP", "IV BOLUS", "IVPCA", "IM", "SC", "SUBCUT", "PO", "PO/NG", "NG", "ORAL"]
+# Irrigation, piles and veins, skin (but for what is swallowed against its diseases), vagina, joints, nose, eye and ear.
+LOCAL_CLASS = r"B05C|C05|D(?!01B|05B|10B)|G01|M02|R01A|S0"
+READINGS = ["last_row", "first_row", "any_row", "any_row_or_substance"]
 
 
-def substances_by_code(terminology: str) -> dict[str, set[str]]:
-    """Names of substances in `atc_coding.csv.gz`, by code; a code may bear several spellings."""
-    names: dict[str, set[str]] = {}
-    for row in pa_csv.read_csv(Path(terminology) / "atc_coding.csv.gz").to_pylist():
-        names.setdefault(row["atc_code"], set()).add(str(row["atc_name"]).lower())
-    return names
+def read_drugs(prescriptions: str) -> pd.DataFrame:
+    """What the MAIN rows say of their drugs, once each (drug, ndc, gsn, route), with `rows`, how many say it."""
+    columns = ["drug", "ndc", "gsn", "route"]
+    table = pd.read_csv(prescriptions, usecols=["drug_type", *columns], dtype=str).fillna("")
+    main = table[(table.drug_type == "MAIN") & (table.drug != "")]
+    return main.value_counts(columns).rename("rows").reset_index()
 
 
-def measure_agreement(drugs: Counter[str], package: DrugMap, terminology: str) -> dict[str, float]:
-    """Shares of the rows that both map: in one class for both, and in one class or of one substance for both.
+def add_codes(drugs: pd.DataFrame, terminology: str | None) -> pd.DataFrame:
+    """The drugs with their ATC codes in the package's table and in the public ones by each key alone; "" is unmapped.
 
-    A terminology table made by name alone gives a substance any one of its codes (aspirin the dental one), so the
-    first share says how far the two agree on use, the second how far they agree on what the drug is.
+    `listed` has all codes of the name in the public table, in the order of its rows.
     """
-    other = DrugMap.from_terminology(terminology)
-    substances = substances_by_code(terminology)
-    rows = same_class = same_substance = 0
-    for drug, count in drugs.items():
-        ours, theirs = package.atc(drug), other.atc(drug)
-        if ours is None or theirs is None:
-            continue
-        one_class = atc_class(ours) == atc_class(theirs)
-        one_substance = bool(substances.get(ours, set()) & substances.get(theirs, set()))
-        rows += count
-        same_class += count * one_class
-        same_substance += count * (one_class or one_substance)
-    return {
-        "terminology_mapped_share": sum(n for drug, n in drugs.items() if other.atc(drug)) / drugs.total(),
-        "third_level_agreement": same_class / rows,
-        "class_or_substance_agreement": same_substance / rows,
-    }
-
-
-def measure(drugs: Counter[str], terminology: str | None) -> dict[str, float]:
-    """All figures as shares (0 to 1) of prescription rows, and the number of rows."""
     package = DrugMap.from_package()
-    mapped = sum(count for drug, count in drugs.items() if package.atc(drug))
-    figures: dict[str, float] = {"rows": drugs.total(), "mapped_share": mapped / drugs.total()}
-    return figures | (measure_agreement(drugs, package, terminology) if terminology else {})
+    drugs = drugs.assign(package=[package.atc(name) or "" for name in drugs.drug])
+    if terminology is None:
+        return drugs
+    public = DrugMap.from_terminology(terminology)
+    listed = defaultdict(list)
+    for name, code in pd.read_csv(f"{terminology}/{NAME_TABLE}", dtype=str).dropna().itertuples(index=False):
+        if len(code) >= 4:
+            listed[name].append(code)
+    names = [public.atc(name) or "" for name in drugs.drug]
+    return drugs.assign(
+        name=names,
+        ndc=[public.atc(None, ndc) or "" for ndc in drugs.ndc],
+        gsn=[public.atc(None, None, gsn) or "" for gsn in drugs.gsn],
+        # A name that the table spells in another case has the one code found for it.
+        listed=[listed.get(name, [code]) for name, code in zip(drugs.drug, names, strict=True)],
+    )
+
+
+def share(drugs: pd.DataFrame, holds: pd.Series) -> float:
+    """The share of the rows of which something holds."""
+    return float(drugs.rows[holds].sum() / drugs.rows.sum())
+
+
+def same_class(drugs: pd.DataFrame, first: str, second: str) -> pd.Series:
+    return drugs[first].str[:4] == drugs[second].str[:4]
+
+
+def add_readings(drugs: pd.DataFrame, terminology: str) -> pd.DataFrame:
+    """The drugs that both map by name, with whether they agree in each of the four readings."""
+    both = drugs[(drugs.package != "") & (drugs.name != "")]
+    substances = defaultdict(set)
+    for code, name in pd.read_csv(f"{terminology}/{CLASS_TABLE}", dtype=str).dropna().itertuples(index=False):
+        substances[code].add(name.lower())
+    pairs = list(zip(both.package, both.listed, strict=True))
+    any_row = [any(code[:4] == other[:4] for other in listed) for code, listed in pairs]
+    substance = [any(substances[code] & substances[other] for other in listed) for code, listed in pairs]
+    return both.assign(
+        last_row=same_class(both, "package", "name"),
+        first_row=[code[:4] == listed[0][:4] for code, listed in pairs],
+        any_row=any_row,
+        any_row_or_substance=[one or other for one, other in zip(any_row, substance, strict=True)],
+    )
+
+
+def measure_tables(drugs: pd.DataFrame, readings: pd.DataFrame) -> dict[str, float]:
+    """Agreement in each reading, coverage by each public key, agreement of keys, and local use by systemic routes."""
+    figures = {f"agreement_{name}": share(readings, readings[name]) for name in READINGS}
+    figures |= {f"public_{key}_mapped_share": share(drugs, drugs[key] != "") for key in ("name", "ndc", "gsn")}
+    for first, second in (("name", "ndc"), ("name", "gsn"), ("ndc", "gsn"), ("package", "ndc"), ("package", "gsn")):
+        both = drugs[(drugs[first] != "") & (drugs[second] != "")]
+        figures[f"{first}_{second}_agreement"] = share(both, same_class(both, first, second))
+    systemic = drugs[drugs.route.isin(SYSTEMIC_ROUTES)]
+    for key in ("package", "name", "ndc", "gsn"):
+        mapped = systemic[systemic[key] != ""]
+        figures[f"local_class_share_{key}"] = share(mapped, mapped[key].str.match(LOCAL_CLASS))
+    return figures
+
+
+def print_disagreements(readings: pd.DataFrame, num_names: int) -> None:
+    """The names whose last row has another class, by rows, with the codes and what reconciles them."""
+    apart = readings[~readings.last_row]
+    why = apart.any_row_or_substance.map({True: "same substance", False: "-"}).mask(apart.any_row, "another row")
+    listed = apart.listed.map(" ".join)
+    counts = apart.assign(why=why, listed=listed).groupby(["drug", "package", "listed", "why"]).rows.sum()
+    for (drug, package, codes, reason), count in counts.nlargest(num_names).items():
+        print(f"disagree {count:>6}  {drug[:44]:44} package {package:8} public {codes:26} {reason}")
 
 
 def main() -> None:
@@ -67,14 +111,16 @@ def main() -> None:
     parser.add_argument("prescriptions")
     parser.add_argument("terminology", nargs="?")
     arguments = parser.parse_args()
-    drugs = count_main_drugs(arguments.prescriptions)
-    package = DrugMap.from_package()
-    unmapped = Counter({drug: count for drug, count in drugs.items() if package.atc(drug) is None})
-    figures = measure(drugs, arguments.terminology)
+    drugs = add_codes(read_drugs(arguments.prescriptions), arguments.terminology)
+    figures = {"rows": int(drugs.rows.sum()), "mapped_share": share(drugs, drugs.package != "")}
+    if arguments.terminology:
+        readings = add_readings(drugs, arguments.terminology)
+        figures |= measure_tables(drugs, readings)
+        print_disagreements(readings, num_names=60)
+    for drug, count in drugs[drugs.package == ""].groupby("drug").rows.sum().nlargest(20).items():
+        print(f"unmapped {count:>6}  {drug}")
     for name, value in figures.items():
         print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
-    for drug, count in unmapped.most_common(20):
-        print(f"unmapped {count:>6}  {drug}")
     print(json.dumps(figures))
 
 
