@@ -79,7 +79,8 @@ def answer_tables(answer: RecommendationAnswer) -> list[Table]:
     for heading in ("between", "medications", "severity", "reason", "source"):
         interactions.add_column(heading)
     for alert in answer.interactions:
-        pair = " + ".join(f"{name} ({code})" for code, name in zip(alert.codes, alert.names, strict=True))
+        first, second = (f"{name} ({code})" for code, name in zip(alert.codes, alert.names, strict=True))
+        pair = f"{first}{': ' if alert.substances else ''}{', '.join(alert.substances)} + {second}"
         interactions.add_row(alert.between, pair, alert.severity or "unknown", alert.reason, alert.source)
     return [medications, interactions]
 

@@ -11,7 +11,7 @@ from leader_platform import metrics, storage
 from leader_platform.artifacts import EVALUATION, FEATURES, STUDENT, STUDENT_ALONE, Run
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
-from leader_platform.data.interactions import interaction_matrix
+from leader_platform.data.interactions import between_classes, interaction_matrix
 from leader_platform.data.records import PatientRecord
 from leader_platform.errors import UserError
 from leader_platform.features import label_matrix, probabilities, read_features
@@ -49,7 +49,7 @@ def evaluate(
         "label_window": data.manifest["label_window"],
         "split": "test",
         "threshold_metric": config.evaluate.threshold_metric,
-        "interaction_source": sorted(set(data.interactions["source"].to_pylist())),
+        "interaction_source": sorted(set(between_classes(data.interactions)["source"].to_pylist())),
         "prescriptions": _prescriptions(labels["test"], interacting),
         "models": models,
     }

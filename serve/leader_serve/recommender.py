@@ -142,6 +142,7 @@ def _alert(interaction: Interaction, names: Mapping[str, str]) -> InteractionAle
         codes=interaction.codes,
         names=(names[first], names[second]),
         between=interaction.between,
+        substances=list(interaction.substances),
         severity=fact.severity,
         reason=fact.reason,
         source=fact.source,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 from leader_platform import storage
 from leader_platform.artifacts import STUDENT
+from leader_platform.data.interactions import substances_meant
 from leader_platform.errors import UserError
 from leader_serve.schemas import Between
 
@@ -28,24 +29,34 @@ class InteractionFact:
 
 @dataclass(frozen=True)
 class Interaction:
-    """A fact about a pair at hand; in `recommended-current` the recommended code comes first."""
+    """A fact about a pair at hand; in `recommended-current` the recommended code comes first.
+
+    `substances` names those of the recommended class that the fact concerns; it is empty where the whole class is.
+    """
 
     codes: tuple[str, str]
     between: Between
     fact: InteractionFact
+    substances: tuple[str, ...] = ()
 
 
 class InteractionTable:
-    """Known interactions by unordered pair; a pair may have several facts, from several sources."""
+    """Known interactions of a medication class with another class, or with a substance that a patient takes.
 
-    def __init__(self, rows: Iterable[dict[str, Any]] = ()) -> None:
-        self._facts: dict[frozenset[str], list[InteractionFact]] = {}
+    A fact about two substances is one about the class of each with the other substance. `names` says which substances
+    a recommended class is taken to mean (`substances_meant`); what concerns others of the class alone is no alert.
+    """
+
+    def __init__(self, rows: Iterable[dict[str, Any]] = (), names: Mapping[str, str] | None = None) -> None:
+        names = names or {}
+        # [class, code] -> fact -> names of the class's substances; dictionaries, since they keep order and no doubles.
+        self._facts: dict[tuple[str, str], dict[InteractionFact, dict[str, None]]] = {}
         for row in rows:
-            facts = self._facts.setdefault(frozenset((row["code_a"], row["code_b"])), [])
             fact = InteractionFact(row["severity"], row["reason"], row["source"])
-            # The same pair is often written both ways round.
-            if fact not in facts:
-                facts.append(fact)
+            for code, other in ((row["code_a"], row["code_b"]), (row["code_b"], row["code_a"])):
+                if code in names or code == _class_of(code):
+                    concerned = self._facts.setdefault((_class_of(code), other), {}).setdefault(fact, {})
+                    concerned |= {names[code]: None} if code in names else {}
 
     @classmethod
     def load(cls, run: str) -> InteractionTable:
@@ -53,42 +64,42 @@ class InteractionTable:
         path = storage.join(run, STUDENT, INTERACTIONS_FILE)
         if not storage.exists(path):
             raise UserError(f"{path} is missing, so interactions cannot be checked; train the run's student again.")
-        return cls(storage.read_parquet(path, columns=_COLUMNS).to_pylist())
+        return cls(storage.read_parquet(path, columns=_COLUMNS).to_pylist(), substances_meant())
 
-    def __len__(self) -> int:
-        return len(self._facts)
-
-    def facts(self, first: str, second: str) -> Sequence[InteractionFact]:
-        return self._facts.get(frozenset((first, second)), ())
+    def facts(self, medication_class: str, other: str) -> Mapping[InteractionFact, Iterable[str]]:
+        """What is known of a class with exactly this class or substance, each with the class's substances concerned."""
+        return self._facts.get((medication_class, other), {})
 
 
 def interactions_within(
     recommended: Sequence[str], current: Sequence[str], table: InteractionTable
 ) -> list[Interaction]:
-    """Interactions among `recommended`, and of those with `current` medications, in the order of `recommended`.
+    """Interactions among the `recommended` classes, and of those with `current` medications (classes or substances), in
+    the order of `recommended`.
 
-    A current medication given as a substance (`ATC:C09AA05`) is looked up as its class too. One that is recommended
-    anyway is not reported a second time.
+    A current substance is looked up by itself and, where nothing is known of it, as its class. Of a recommended class
+    that it belongs to it is taken to be the medication meant. What two recommended classes tell is told once.
     """
-    found = [
+    among = [
         Interaction((first, second), "recommended", fact)
         for first, second in combinations(recommended, 2)
         for fact in table.facts(first, second)
     ]
+    return [*among, *_with_current(recommended, current, table)]
+
+
+def _with_current(recommended: Sequence[str], current: Sequence[str], table: InteractionTable) -> Iterator[Interaction]:
     already = set(recommended)
-    for first in recommended:
-        for taken in current:
-            if taken not in already and _class_of(taken) not in already:
-                facts = dict.fromkeys(fact for code in _levels(taken) for fact in table.facts(first, code))
-                found += [Interaction((first, taken), "recommended-current", fact) for fact in facts]
-    return found
+    with_classes = [(taken, _class_of(taken)) for taken in current if taken not in already]
+    for first, (taken, its_class) in product(recommended, with_classes):
+        if its_class == first:
+            continue
+        facts = table.facts(first, taken)
+        if not facts and its_class not in already:
+            facts = table.facts(first, its_class)
+        for fact, substances in facts.items():
+            yield Interaction((first, taken), "recommended-current", fact, tuple(substances))
 
 
 def _class_of(code: str) -> str:
     return code[:_ATC_CLASS_LENGTH] if code.startswith("ATC:") else code
-
-
-def _levels(code: str) -> Iterator[str]:
-    yield code
-    if _class_of(code) != code:
-        yield _class_of(code)

@@ -51,6 +51,12 @@ class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class _Answered(_Message):
+    """Part of an answer: a client must understand a newer server that says more."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+
 class PatientProfile(_Message):
     """Who the patient is; a field that is not known is left out or null."""
 
@@ -72,8 +78,8 @@ class VisitCodes(_Message):
     medications: list[Code] = Field(
         default_factory=list,
         description=(
-            "ATC classes. Of the current visit they are the patient's current medications: they are checked for "
-            "interactions with what is recommended, and no model reads them."
+            "ATC classes. Of the current visit they are the patient's current medications, better as substances "
+            "(ATC:C09AA05): they are checked for interactions with what is recommended, and no model reads them."
         ),
         examples=[["ATC:C09A"]],
     )
@@ -123,25 +129,30 @@ class BatchRequest(_Message):
     requests: list[SkipValidation[RecommendationRequest]] = Field(min_length=1)
 
 
-class RouteAnswer(_Message):
+class RouteAnswer(_Answered):
     """Why this model answered."""
 
     reason: RouteReason
     text: str = Field(description="The reason as a sentence.")
 
 
-class RecommendedMedication(_Message):
+class RecommendedMedication(_Answered):
     code: str = Field(examples=["ATC:C09A"])
     name: str = Field(examples=["ACE inhibitors, plain"])
     probability: float = Field(ge=0, le=1)
 
 
-class InteractionAlert(_Message):
+class InteractionAlert(_Answered):
     """A known interaction of two medications, both recommended or one recommended and one current."""
 
     codes: tuple[str, str] = Field(description="In `recommended-current` the recommended one first.")
     names: tuple[str, str]
     between: Between
+    substances: list[str] = Field(
+        default_factory=list,
+        description="Those of the recommended class that interact; empty: the class as a whole.",
+        examples=[["simvastatin", "lovastatin"]],
+    )
     severity: str | None = Field(description="As the source says it; null where it says none.")
     reason: str
     source: str
@@ -170,13 +181,10 @@ _EXAMPLE_ANSWER: JsonDict = {
 }
 
 
-class RecommendationAnswer(_Message):
+class RecommendationAnswer(_Answered):
     """What is recommended, by which model and why, and what speaks against it."""
 
-    # A client must understand a newer server that says more.
-    model_config = ConfigDict(
-        extra="ignore", frozen=True, protected_namespaces=(), json_schema_extra={"examples": [_EXAMPLE_ANSWER]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE_ANSWER]})
 
     model: ModelName
     model_version: str
@@ -221,9 +229,7 @@ class BatchAnswer(_Message):
     items: list[BatchItem]
 
 
-class ModelStatus(_Message):
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
-
+class ModelStatus(_Answered):
     model: ModelName
     available: bool
     version: str | None = None

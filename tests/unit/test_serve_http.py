@@ -97,6 +97,7 @@ def test_an_answer_holds_what_the_contract_says() -> None:
             "codes": ["ATC:B01A", "ATC:A02B"],
             "names": ["thrombosis", "ulcer"],
             "between": "recommended",
+            "substances": [],
             "severity": "major",
             "reason": "why",
             "source": "example",

@@ -1,14 +1,14 @@
-"""Interaction alerts: pairs either way round, classes of substances, nothing twice."""
+"""Interaction alerts: pairs either way round, substances before classes, nothing twice."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from leader_platform import storage
+from leader_platform.data.interactions import interactions, substances_meant
 from leader_platform.errors import UserError
 from leader_serve.safety import Interaction, InteractionFact, InteractionTable, interactions_within
 
@@ -20,6 +20,29 @@ ROWS: list[dict[str, Any]] = [
     {"code_a": "ATC:C09A", "code_b": "ATC:C03D", "severity": None, "reason": "potassium", "source": "example"},
 ]
 TABLE = InteractionTable(ROWS)
+
+AMIODARONE, AZITHROMYCIN, CLARITHROMYCIN = "ATC:C01BD01", "ATC:J01FA10", "ATC:J01FA09"
+MUSCLE = InteractionFact("contraindicated", "muscle", "example")
+CAPPED = InteractionFact("major", "capped", "example")
+ANY_MACROLIDE = InteractionFact("moderate", "any macrolide", "example")
+NAMES = {
+    "ATC:C10AA01": "simvastatin",
+    "ATC:C10AA02": "lovastatin",
+    "ATC:C10BA02": "simvastatin",
+    "ATC:J01FA09": "clarithromycin",
+}
+SUBSTANCE_ROWS: list[dict[str, Any]] = [
+    {"code_a": code_a, "code_b": code_b, "severity": fact.severity, "reason": fact.reason, "source": fact.source}
+    for code_a, code_b, fact in (
+        ("ATC:C10A", "ATC:J01F", ANY_MACROLIDE),
+        ("ATC:C10AA01", CLARITHROMYCIN, MUSCLE),
+        ("ATC:C10AA02", CLARITHROMYCIN, MUSCLE),
+        ("ATC:C10BA02", CLARITHROMYCIN, MUSCLE),
+        (AMIODARONE, "ATC:C10AA01", CAPPED),
+        ("ATC:C10AA99", AMIODARONE, MUSCLE),
+    )
+]
+SUBSTANCE_TABLE = InteractionTable(SUBSTANCE_ROWS, NAMES)
 
 
 def test_pairs_within_the_recommendation_in_its_order() -> None:
@@ -46,11 +69,78 @@ def test_without_pairs_there_is_no_alert() -> None:
     assert interactions_within(["ATC:B01A", "ATC:N02B"], [], InteractionTable()) == []
 
 
+def test_a_current_substance_brings_one_alert_that_names_the_substances_of_the_recommended_class() -> None:
+    found = interactions_within(["ATC:C10A"], [CLARITHROMYCIN], SUBSTANCE_TABLE)
+    assert found == [
+        Interaction(("ATC:C10A", CLARITHROMYCIN), "recommended-current", MUSCLE, ("simvastatin", "lovastatin"))
+    ]
+
+
+def test_a_current_substance_without_facts_of_its_own_is_looked_up_as_its_class() -> None:
+    found = interactions_within(["ATC:C10A"], [AZITHROMYCIN], SUBSTANCE_TABLE)
+    assert found == [Interaction(("ATC:C10A", AZITHROMYCIN), "recommended-current", ANY_MACROLIDE)]
+
+
+def test_a_current_class_says_nothing_of_substances() -> None:
+    found = interactions_within(["ATC:C10A"], ["ATC:J01F"], SUBSTANCE_TABLE)
+    assert found == [Interaction(("ATC:C10A", "ATC:J01F"), "recommended-current", ANY_MACROLIDE)]
+    assert interactions_within(["ATC:C10B"], ["ATC:J01F"], SUBSTANCE_TABLE) == []
+
+
+def test_a_current_substance_whose_class_is_recommended_is_checked_against_the_other_classes() -> None:
+    found = interactions_within(["ATC:C10A", "ATC:J01F"], [CLARITHROMYCIN, AZITHROMYCIN], SUBSTANCE_TABLE)
+    assert found == [
+        Interaction(("ATC:C10A", "ATC:J01F"), "recommended", ANY_MACROLIDE),
+        Interaction(("ATC:C10A", CLARITHROMYCIN), "recommended-current", MUSCLE, ("simvastatin", "lovastatin")),
+    ]
+
+
+def test_a_substance_that_a_recommended_class_is_not_taken_to_mean_brings_no_alert_of_its_own() -> None:
+    found = interactions_within(["ATC:C10A"], [AMIODARONE], SUBSTANCE_TABLE)
+    assert found == [Interaction(("ATC:C10A", AMIODARONE), "recommended-current", CAPPED, ("simvastatin",))]
+
+
+def package_alerts(recommended: str, current: str) -> list[tuple[str | None, tuple[str, ...]]]:
+    table = InteractionTable(interactions(None).to_pylist(), substances_meant())
+    return [(found.fact.severity, found.substances) for found in interactions_within([recommended], [current], table)]
+
+
+@pytest.mark.parametrize(
+    ("recommended", "current", "severity", "substance"),
+    [
+        ("ATC:C10A", CLARITHROMYCIN, "contraindicated", "simvastatin"),
+        ("ATC:J01F", "ATC:C10AA01", "contraindicated", "clarithromycin"),
+        ("ATC:N06B", "ATC:N06AF04", "contraindicated", "methylphenidate"),
+        ("ATC:C01D", "ATC:G04BE03", "contraindicated", "nitroglycerin"),
+        ("ATC:J01X", "ATC:N06AB06", "major", "linezolid"),
+        ("ATC:J01E", "ATC:L01BA01", "major", "sulfamethoxazole/trimethoprim"),
+        ("ATC:B01A", "ATC:N02BA01", "major", "warfarin"),
+        ("ATC:C09B", "ATC:N05AN01", "major", "hydrochlorothiazide/lisinopril"),
+    ],
+)
+def test_the_packages_substances_interact(recommended: str, current: str, severity: str, substance: str) -> None:
+    alerts = package_alerts(recommended, current)
+    assert any(found == severity and substance in substances for found, substances in alerts)
+
+
+@pytest.mark.parametrize(
+    ("recommended", "current"),
+    [
+        ("ATC:N02B", "ATC:C09AA03"),  # acetaminophen and its like, lisinopril
+        ("ATC:N02B", "ATC:B01AA03"),  # aspirin is seldom what is meant
+        ("ATC:A02B", "ATC:C10AA01"),  # nor is a pack with clarithromycin
+        ("ATC:J01F", "ATC:C10AA03"),  # pravastatin
+    ],
+)
+def test_the_package_raises_no_alert_where_none_is_due(recommended: str, current: str) -> None:
+    assert package_alerts(recommended, current) == []
+
+
 def test_the_table_is_read_from_the_run(tmp_path: Path) -> None:
-    storage.write_parquet(str(tmp_path / "student" / "interactions.parquet"), pa.Table.from_pylist(ROWS))
+    storage.write_parquet(str(tmp_path / "student" / "interactions.parquet"), interactions(None))
     table = InteractionTable.load(str(tmp_path))
-    assert len(table) == 2
-    assert table.facts("ATC:C03D", "ATC:C09A") == [POTASSIUM]
+    (alert,) = interactions_within(["ATC:C10A"], [CLARITHROMYCIN], table)[:1]
+    assert alert.substances == ("lovastatin", "simvastatin")
 
 
 def test_a_run_without_a_table_is_refused_rather_than_called_safe(tmp_path: Path) -> None:
