@@ -103,12 +103,12 @@ def _headline(number: int, text: str) -> None:
 
 
 def _synthesise(raw: Path, patients: int, seed: int) -> None:
-    from leader_platform.data.synthetic import write_mimic4
+    from leader_platform.data.synthetic import write_raw
 
     if raw.is_dir():
         say(f"Already in {raw}")
         return
-    counts = write_mimic4(raw, patients, seed)
+    counts = write_raw("mimic4", raw, patients, seed)
     say(f"{counts.admissions:,} admissions in {raw}")
 
 
