@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from leader_cli.console import say, settings_of, show
+from leader_cli.console import remarks, say, settings_of, show
 from leader_cli.submit import submit
+from leader_cli.tables import rich_tables
+from leader_platform.errors import UserError
 
 if TYPE_CHECKING:
     from leader_platform.data.dataset import PreparedData
@@ -22,6 +24,44 @@ class Source(StrEnum):
     """The raw schemas that can be read and written."""
 
     MIMIC4 = "mimic4"
+    MIMIC3 = "mimic3"
+
+
+class Fetchable(StrEnum):
+    """What can be downloaded."""
+
+    MIMIC4_DEMO = "mimic4-demo"
+    MIMIC3_DEMO = "mimic3-demo"
+    TERMINOLOGY = "terminology"
+
+
+@app.command()
+def fetch(
+    context: typer.Context,
+    what: Annotated[Fetchable, typer.Argument(help="An open demo, or the drug terminology.")],
+    out: Annotated[Path, typer.Option(help="Folder for the files; what is there and right is kept.")],
+    base_url: Annotated[str | None, typer.Option(help="A server with the same files; else their public homes.")] = None,
+) -> None:
+    """Download open data, verified by SHA-256; a call after a failure goes on where it stopped."""
+    from dataclasses import asdict
+
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+
+    from leader_platform.data import fetch as library
+
+    with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), console=remarks) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(name: str, num_bytes: int, num_total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=num_total)
+            bars.update(tasks[name], completed=num_bytes, total=num_total)
+
+        files = library.fetch(library.COLLECTIONS[what], out, base_url, progress=progress, notice=say)
+    table = Table("file", "bytes", "", title=f"In {out}", title_justify="left")
+    for file in files:
+        table.add_row(file.name, f"{file.num_bytes:,}", "downloaded" if file.downloaded else "was there")
+    show(context, {"out": str(out), "files": [asdict(file) for file in files]}, table)
 
 
 @app.command()
@@ -35,10 +75,9 @@ def synth(
     """Write a synthetic cohort as raw MIMIC tables."""
     from dataclasses import asdict
 
-    from leader_platform.data.synthetic import write_mimic4
+    from leader_platform.data.synthetic import write_raw
 
-    assert table_format is Source.MIMIC4
-    counts = asdict(write_mimic4(out, patients, seed))
+    counts = asdict(write_raw(table_format.value, out, patients, seed))
     table = Table(title=f"Synthetic cohort in {out}", title_justify="left", show_header=False)
     for name, count in counts.items():
         table.add_row(name.replace("_", " "), f"{count:,}")
@@ -77,54 +116,45 @@ def prepare(
 def describe(
     context: typer.Context,
     directory: Annotated[str | None, typer.Argument(help="A prepared data set [data in the workspace].")] = None,
+    html: Annotated[str | None, typer.Option(help="File for the page [describe.html in a local data set].")] = None,
 ) -> None:
-    """Counts through the filters, splits, coverage of the drug mapping, and warnings."""
+    """Counts through the filters, visits, medications, coverage, splits and interactions, printed and as a page."""
+    from dataclasses import asdict
+
+    from leader_platform import report
     from leader_platform.data.dataset import PreparedData
+    from leader_platform.data.describe import describe as statistics_of
+    from leader_platform.data.describe_report import page, sections
 
     data = PreparedData(settings_of(context).data(directory))
-    show(context, data.manifest, *description(data))
+    statistics = statistics_of(data)
+    contents = sections(data.manifest, statistics, data.titles)
+    tables = [block for section in contents for block in section.blocks if isinstance(block, report.Table)]
+    show(context, {**data.manifest, "statistics": asdict(statistics)}, *rich_tables(tables, most_rows=10))
+    _write_page(data, page(data.manifest, statistics, contents), html)
+
+
+def _write_page(data: PreparedData, page: str, html: str | None) -> None:
+    """Write the page where it was asked for, else beside a data set on this machine that can be written to."""
+    from leader_platform import storage
+
+    if html is None and storage.is_remote(data.uri):
+        say("No page was written, since the data set is remote; name a file with --html.")
+        return
+    file = html or storage.join(data.uri, "describe.html")
+    try:
+        storage.write_bytes(file, page.encode())
+    except OSError as error:
+        reason = error.strerror or error
+        if html is not None:
+            raise UserError(f"--html {html} cannot be written ({reason}); choose another file.") from None
+        say(f"No page was written, since {data.uri} is read-only here ({reason}); name a file with --html.")
+        return
+    say(f"The page is in {file}.")
 
 
 def description(data: PreparedData) -> list[Table]:
-    """A data set's manifest as tables."""
-    manifest = data.manifest
-    tables = [_flow(manifest), _splits(manifest), _facts(manifest)]
-    unmapped = manifest["coverage"]["most_frequent_unmapped"]
-    if unmapped:
-        table = Table("drug name", "rows", title="Most frequent names without an ATC code", title_justify="left")
-        for name, count in list(unmapped.items())[:10]:
-            table.add_row(name, f"{count:,}")
-        tables.append(table)
-    return tables
+    """What a data set's manifest says of it, for a terminal."""
+    from leader_platform.data.manifest_tables import manifest_tables
 
-
-def _flow(manifest: dict[str, Any]) -> Table:
-    table = Table("admissions", "kept", "removed", title=f"Cohort from {manifest['source']}", title_justify="left")
-    before = None
-    for step, count in manifest["flow"].items():
-        table.add_row(step, f"{count:,}", "" if before is None else f"{before - count:,}")
-        before = count
-    return table
-
-
-def _splits(manifest: dict[str, Any]) -> Table:
-    table = Table("split", "patients", "samples", "first visits", title="Splits by patient", title_justify="left")
-    for name, split in manifest["splits"].items():
-        table.add_row(name, *(f"{split[key]:,}" for key in ("patients", "samples", "first_visits")))
-    return table
-
-
-def _facts(manifest: dict[str, Any]) -> Table:
-    coverage = manifest["coverage"]
-    share = coverage["mapped_rows"] / max(1, coverage["prescription_rows"])
-    table = Table(title="Facts", title_justify="left", show_header=False)
-    table.add_row("labels", manifest["label_window"])
-    table.add_row("drug mapping", f"{manifest['drug_mapping_source']}, {share:.1%} of prescription rows")
-    for kind, count in manifest["distinct_codes"].items():
-        known = manifest["vocabulary"][kind]
-        table.add_row(f"distinct {kind}", f"{count:,} ({known:,} in the training vocabulary)")
-    for kind, mean in manifest["mean_codes_per_visit"].items():
-        table.add_row(f"{kind} a visit", f"{mean:.1f}")
-    for warning in manifest["warnings"]:
-        table.add_row("warning", warning)
-    return table
+    return rich_tables(manifest_tables(data.manifest), most_rows=10)

@@ -20,6 +20,7 @@ app = typer.Typer(
     help="Tune a language model to recommend medications, distill it into a small student, and serve both, on Ray.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # Typer's own markup would swallow `[data in the workspace]`
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("quickstart")(quickstart.quickstart)
