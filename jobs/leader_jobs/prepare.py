@@ -8,27 +8,33 @@ A shard holds whole patients and about `shard_rows` raw rows, so no task ever ne
 
 from __future__ import annotations
 
-import json
+import errno
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leader_jobs.events import PATIENT_TABLES, read_events, read_titles, write_events
+from leader_jobs.events import Events, write_events
+from leader_jobs.tasks import on_each
 from leader_platform import storage
 from leader_platform.config import LeaderConfig, fingerprint
-from leader_platform.data import cohort, mimic4
-from leader_platform.data.dataset import FORMAT_VERSION, TITLE_SCHEMA
+from leader_platform.data import cohort
+from leader_platform.data.dataset import TITLE_SCHEMA
 from leader_platform.data.drugs import DrugMap, atc_class_names, class_names_from_terminology
-from leader_platform.data.interactions import package_interactions, terminology_interactions
+from leader_platform.data.events import PATIENT_TABLES, TITLE_TABLES
+from leader_platform.data.interactions import interactions, substance_names
+from leader_platform.data.manifest import Counted, fault_warnings, manifest
 from leader_platform.data.raw import RawTable, sha256
-from leader_platform.data.records import KINDS
+from leader_platform.data.records import KINDS, PROFILE_FIELDS
 from leader_platform.data.samples import SPLITS, samples
-from leader_platform.data.vocabulary import SPECIAL, Vocabulary, count_values, fit_vocabulary
-from leader_platform.errors import UserError
+from leader_platform.data.sources import SOURCES
+from leader_platform.data.tallies import Tally, plain, tally_of
+from leader_platform.data.vocabulary import Vocabulary, count_values, fit_vocabulary
+from leader_platform.errors import UserError, find_cause
 
 
 @dataclass(frozen=True)
@@ -41,26 +47,24 @@ class PrepareArguments:
     terminology: str | None = None
 
 
-@dataclass
-class _Cohort:
-    """What the driver knows after the visits are assembled: sums and small tables, never visits."""
-
-    tally: Counter = field(default_factory=Counter)
-    split: dict[int, str] = field(default_factory=dict)
-
-
-def check(arguments: PrepareArguments) -> dict[str, RawTable]:
+def check(arguments: PrepareArguments, config: LeaderConfig) -> dict[str, RawTable]:
     """The raw tables, found and their headers checked. Needs no Ray, so that a wrong path is told at once.
 
-    Raises `UserError` for an unknown source, a missing or empty table, a missing column, an unusable terminology.
+    Raises `UserError` for an unknown source, a missing or empty table, a missing column, an unusable terminology, and
+    for a split by time where the source does not tell when its patients lived.
     """
-    if arguments.source != "mimic4":
-        raise UserError(f"--source {arguments.source!r} is not known; the sources are: mimic4.")
+    if arguments.source not in SOURCES:
+        raise UserError(f"--source {arguments.source!r} is not known; the sources are: {', '.join(SOURCES)}.")
+    if config.data.split == "time" and not SOURCES[arguments.source].tells_year:
+        raise UserError(
+            f"data.split=time needs the real years of visits, which {arguments.source} does not tell (its dates are "
+            "shifted by patient); use data.split=random."
+        )
     _check_out(arguments)
     if arguments.terminology:
         DrugMap.from_terminology(arguments.terminology)
-        terminology_interactions(arguments.terminology)
-    return mimic4.open_tables(arguments.raw)
+        interactions(arguments.terminology)
+    return SOURCES[arguments.source].open_tables(arguments.raw)
 
 
 def _check_out(arguments: PrepareArguments) -> None:
@@ -77,119 +81,140 @@ def _check_out(arguments: PrepareArguments) -> None:
 def prepare(arguments: PrepareArguments, config: LeaderConfig, say: Callable[[str], None]) -> dict[str, Any]:
     """Write a prepared data set to `arguments.out` and return its manifest. Runs on the Ray that is connected.
 
-    Raises `UserError` for missing or damaged tables and for cohorts too small to split; then nothing is written.
+    Raises `UserError` for missing or damaged tables, for cohorts too small to split and for a full disk; then nothing
+    is written.
     """
-    tables = check(arguments)
+    tables = check(arguments, config)
+    source = SOURCES[arguments.source]
     drugs = DrugMap.from_terminology(arguments.terminology) if arguments.terminology else DrugMap.from_package()
-    with storage.staged_directory(arguments.out) as staging:
-        events_directory = storage.join(staging, "events")
+    with _room_on(arguments.out), storage.staged_directory(arguments.out) as staging:
         say(f"Reading {len(tables)} tables of {arguments.raw}")
-        num_shards, checksums = write_events(tables, drugs, config, events_directory)
-        say("Assembling visits")
-        found = _write_visits(events_directory, num_shards, config, staging)
-        values = _count_values(num_shards, found, staging)
+        events = write_events(source, tables, drugs, config, storage.join(staging, "events"))
+        say(f"Assembling visits in {events.num_shards} shards")
+        tally, last_years = _write_visits(events, config, staging)
+        split = _split(last_years, config)
+        values = _count_values(events.num_shards, split, staging)
         vocabulary = fit_vocabulary(values["train"], config.data.min_code_count)
         storage.write_json(storage.join(staging, "vocabulary.json"), vocabulary.model_dump())
-        every_value = sum(values.values(), Counter())
-        titles, warnings = _write_titles(events_directory, every_value, arguments, staging)
-        storage.write_parquet(storage.join(staging, "interactions.parquet"), _interactions(arguments.terminology))
+        titles, warnings = _write_titles(events, tables, sum(values.values(), Counter()), arguments, staging)
+        storage.write_parquet(storage.join(staging, "interactions.parquet"), interactions(arguments.terminology))
         say(f"Writing samples: {len(vocabulary.medications)} medications in the training vocabulary")
-        sample_tally = _write_samples(num_shards, found, vocabulary, titles, config, staging)
-        storage.remove(events_directory)
-        manifest = _manifest(arguments, config, found.tally + sample_tally, found.split, every_value)
-        manifest["vocabulary"] = {kind: len(codes) - len(SPECIAL) for kind, codes in vocabulary.codes.items()}
-        manifest |= {"inputs": checksums | _terminology_checksums(arguments.terminology), "warnings": warnings}
+        tally += _write_samples(events.num_shards, split, vocabulary, titles, config, staging)
+        storage.remove(events.directory)
+        tally += events.tally
+        described = manifest(source.name, config, Counted(tally, split, values, vocabulary))
+        described["inputs"] = events.checksums | _terminology_checksums(arguments.terminology)
+        described["warnings"] = [*warnings, *fault_warnings(tally)]
         # Of what went in and what came of it, but not of where it lay: moved tables make the same data set.
-        manifest["fingerprint"] = fingerprint(manifest)
-        manifest["drug_mapping_source"] = drugs.source
-        storage.write_json(storage.join(staging, "manifest.json"), manifest)
-    return manifest
+        described["fingerprint"] = fingerprint(described)
+        described["drug_mapping_source"] = drugs.source
+        storage.write_json(storage.join(staging, "manifest.json"), described)
+    return described
+
+
+@contextmanager
+def _room_on(out: str) -> Iterator[None]:
+    """A full disk, met by whichever worker, as a sentence."""
+    try:
+        yield
+    except Exception as error:
+        cause = find_cause(error, (OSError,))
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise UserError(
+                f"There is no room left for {out} or for Ray's temporary files; free some or choose another --out."
+            ) from error
+        raise
 
 
 # --- events -> visits, split, vocabulary -----------------------------------------------------------------------------
-
-
-def _over_shards(function: Callable[[int], dict[str, Any]], num_shards: int) -> list[dict[str, Any]]:
-    """`function(shard)` on the cluster for every shard; its answers, JSON-able, in no particular order."""
-    import ray
-
-    shards = ray.data.from_items([{"shard": shard} for shard in range(num_shards)], override_num_blocks=num_shards)
-    answers = shards.map(lambda row: {"answer": json.dumps(function(row["shard"]))})
-    return [json.loads(row["answer"]) for row in answers.take_all()]
-
-
-def _pairs(counter: Counter) -> list[Any]:
-    return [[list(key), count] for key, count in counter.items()]
-
-
-def _counter(pairs: list[Any]) -> Counter:
-    return Counter({tuple(key): count for key, count in pairs})
 
 
 def _visits_part(staging: str, shard: int) -> str:
     return storage.join(staging, "visits", f"part-{shard:05d}.parquet")
 
 
-def _write_visits(directory: str, num_shards: int, config: LeaderConfig, staging: str) -> _Cohort:
-    """Assemble each shard's visits, add the tallies up, and split the patients."""
+def _write_visits(events: Events, config: LeaderConfig, staging: str) -> tuple[Tally, dict[int, int | None]]:
+    """Assemble each shard's visits; returns the tally, and each patient's year of the last visit."""
 
     def assemble(shard: int) -> dict[str, Any]:
-        events = {kind: read_events(directory, kind, shard) for kind in PATIENT_TABLES}
-        visits, tally = cohort.visits(events, config.data)
+        visits, tally = cohort.visits({kind: events.read(kind, shard) for kind in PATIENT_TABLES}, config.data)
         storage.write_parquet(_visits_part(staging, shard), visits)
-        return {"tally": _pairs(tally), "subjects": pc.unique(visits["subject_id"]).to_pylist()}
+        last = visits.group_by("subject_id", use_threads=False).aggregate([("year", "max")])
+        years = list(zip(last["subject_id"].to_pylist(), last["year_max"].to_pylist(), strict=True))
+        return {"tally": plain(tally), "last_years": years}
 
-    found = _Cohort()
-    subjects: list[int] = []
-    for answer in _over_shards(assemble, num_shards):
-        found.tally.update(_counter(answer["tally"]))
-        subjects += answer["subjects"]
-    if len(subjects) < 3:
+    tally: Tally = Counter()
+    last_years: dict[int, int | None] = {}
+    for answer in on_each(assemble, range(events.num_shards)):
+        tally += tally_of(answer["tally"])
+        last_years.update(map(tuple, answer["last_years"]))
+    return tally, last_years
+
+
+def _split(last_years: dict[int, int | None], config: LeaderConfig) -> dict[int, str]:
+    if len(last_years) < 3:
         raise UserError(
-            f"{len(subjects)} patients have a visit with a diagnosis and a mapped medication, and a split needs 3; "
+            f"{len(last_years)} patients have a visit with a diagnosis and a mapped medication, and a split needs 3; "
             "give more patients or loosen the cohort's filters (--set data.min_visits=1)."
         )
-    found.split = cohort.split_by_patient(subjects, config.data)
-    return found
+    num_undated = sum(year is None for year in last_years.values())
+    if config.data.split == "time" and num_undated:
+        raise UserError(
+            f"data.split=time needs the years of all patients, and {num_undated} have no readable anchor_year_group; "
+            "use data.split=random."
+        )
+    return cohort.split_by_patient(last_years, config.data)
 
 
-def _count_values(num_shards: int, found: _Cohort, staging: str) -> dict[str, Counter]:
+def _names_of(split: dict[int, str], subjects: pa.ChunkedArray) -> pa.Array:
+    """The split of each row's patient."""
+    return pa.array(map(split.__getitem__, subjects.to_pylist()), pa.string())
+
+
+def _count_values(num_shards: int, split: dict[int, str], staging: str) -> dict[str, Counter]:
     """`count_values` of each split's visits."""
-    split = found.split
+    import ray
+
+    shared_split: Any = ray.put(split)
 
     def count(shard: int) -> dict[str, Any]:
-        visits = storage.read_parquet(_visits_part(staging, shard))
-        names = pa.array([split[subject] for subject in visits["subject_id"].to_pylist()], pa.string())
-        return {name: _pairs(count_values(visits.filter(pc.equal(names, name)))) for name in SPLITS}
+        visits = storage.read_parquet(_visits_part(staging, shard), columns=["subject_id", *KINDS, *PROFILE_FIELDS])
+        names = _names_of(ray.get(shared_split), visits["subject_id"])
+        return {name: plain(count_values(visits.filter(pc.equal(names, name)))) for name in SPLITS}
 
     values = {name: Counter[Any]() for name in SPLITS}
-    for answer in _over_shards(count, num_shards):
+    for answer in on_each(count, range(num_shards)):
         for name in SPLITS:
-            values[name].update(_counter(answer[name]))
+            values[name].update(tally_of(answer[name]))
     return values
 
 
-# --- titles and interactions -----------------------------------------------------------------------------------------
+# --- titles ----------------------------------------------------------------------------------------------------------
 
 
 def _write_titles(
-    directory: str, values: Counter, arguments: PrepareArguments, staging: str
+    events: Events, tables: dict[str, RawTable], values: Counter, arguments: PrepareArguments, staging: str
 ) -> tuple[dict[str, str], list[str]]:
-    """Write the titles of the codes that the cohort uses and of all medication classes; return them and warnings."""
+    """Write the titles of the codes that the cohort uses, of all medication classes and of interacting substances;
+    return them and warnings."""
     classes = class_names_from_terminology(arguments.terminology) if arguments.terminology else {}
-    titles = {f"ATC:{code}": name for code, name in (atc_class_names() | classes).items()}
+    titles = substance_names() | {f"ATC:{code}": name for code, name in (atc_class_names() | classes).items()}
     used = pa.array(sorted(key[1] for key in values if key[0] in ("diagnoses", "procedures")), pa.string())
-    for table in read_titles(directory):
+    for kind in TITLE_TABLES:
+        table = events.read_titles(kind)
         wanted = table.filter(pc.is_in(table["code"], used)).drop_null()
         titles |= dict(zip(wanted["code"].to_pylist(), wanted["title"].to_pylist(), strict=True))
     rows = {"code": list(titles), "title": list(titles.values())}
     storage.write_parquet(storage.join(staging, "titles.parquet"), pa.table(rows, schema=TITLE_SCHEMA))
+    source = SOURCES[arguments.source]
+    warnings = [
+        f"There is no table {source.tables[kind].name}, so its codes have no titles."
+        for kind in TITLE_TABLES
+        if kind not in tables
+    ]
     untitled = [code for code in used.to_pylist() if code not in titles]
-    warnings = (
-        [f"{len(untitled)} codes have no title and stand as codes in prompts, such as {untitled[0]}."]
-        if untitled
-        else []
-    )
+    if untitled:
+        warnings.append(f"{len(untitled)} codes have no title and stand as codes in prompts, such as {untitled[0]}.")
     return titles, warnings
 
 
@@ -198,92 +223,39 @@ def _terminology_checksums(terminology: str | None) -> dict[str, str]:
     return {file.rsplit("/", 1)[-1]: sha256(file) for file in files}
 
 
-def _interactions(terminology: str | None) -> pa.Table:
-    given = terminology_interactions(terminology) if terminology else None
-    return package_interactions() if given is None else given
-
-
 # --- visits -> samples -----------------------------------------------------------------------------------------------
 
 
 def _write_samples(
     num_shards: int,
-    found: _Cohort,
+    split: dict[int, str],
     vocabulary: Vocabulary,
     titles: dict[str, str],
     config: LeaderConfig,
     staging: str,
-) -> Counter:
-    """Write each shard's samples by split, and return the tally with the number of samples and medications a split."""
+) -> Tally:
+    """Write each shard's samples by split, and return the tally with the number of samples and first visits a split."""
     import ray
 
-    split = found.split
-    shared_titles: Any = ray.put(titles)
+    shared: Any = ray.put((split, vocabulary, titles))
 
     def ask(shard: int) -> dict[str, Any]:
+        split, vocabulary, titles = ray.get(shared)
         visits = storage.read_parquet(_visits_part(staging, shard))
-        table, tally = samples(visits, vocabulary, ray.get(shared_titles), config.data, config.prompt)
-        names = pa.array([split[subject] for subject in table["subject_id"].to_pylist()], pa.string())
+        table, tally = samples(visits, vocabulary, titles, config.data, config.prompt)
+        names = _names_of(split, table["subject_id"])
         for name in SPLITS:
             part = table.filter(pc.equal(names, name))
             tally[("samples", name)] += len(part)
             tally[("first visits", name)] += pc.sum(pc.equal(part["prior_visits"], 0)).as_py() or 0
             if len(part):
                 storage.write_parquet(storage.join(staging, "samples", name, f"part-{shard:05d}.parquet"), part)
-        return {"tally": _pairs(tally)}
+        return {"tally": plain(tally)}
 
-    total: Counter = Counter()
-    for answer in _over_shards(ask, num_shards):
-        total.update(_counter(answer["tally"]))
+    total: Tally = Counter()
+    for answer in on_each(ask, range(num_shards)):
+        total += tally_of(answer["tally"])
     for name in SPLITS:
         if not total[("samples", name)]:
             raise UserError(f"The {name} split has no sample; give more patients, or change the splits' fractions.")
     return total
-
-
-# --- manifest --------------------------------------------------------------------------------------------------------
-
-
-def _manifest(
-    arguments: PrepareArguments, config: LeaderConfig, tally: Counter, split: dict[int, str], values: Counter
-) -> dict[str, Any]:
-    """What was done and what it left out, JSON-able."""
-    unmapped = Counter({key[1]: count for key, count in tally.items() if key[0] == "unmapped"})
-    patients = Counter(split.values())
-    window = config.data.label_window_hours
-    num_visits = tally[("flow", cohort.FLOW[-1])]
-    return {
-        "format_version": FORMAT_VERSION,
-        "source": arguments.source,
-        "data_config": config.data.model_dump(mode="json"),
-        "prompt_config": config.prompt.model_dump(mode="json"),
-        "label_window": "whole stay" if window is None else f"first {window:g} hours",
-        "flow": {step: tally[("flow", step)] for step in cohort.FLOW},
-        "patients": sum(patients.values()),
-        "splits": {
-            name: {
-                "patients": patients[name],
-                "samples": tally[("samples", name)],
-                "first_visits": tally[("first visits", name)],
-            }
-            for name in SPLITS
-        },
-        "distinct_codes": {kind: sum(key[0] == kind for key in values) for kind in KINDS},
-        "mean_codes_per_visit": {
-            kind: sum(count for key, count in values.items() if key[0] == kind) / num_visits for kind in KINDS
-        },
-        "coverage": {
-            "prescription_rows": tally[("prescription rows",)],
-            "mapped_rows": tally[("mapped prescription rows",)],
-            "unmapped_names": len(unmapped),
-            "most_frequent_unmapped": dict(unmapped.most_common(20)),
-        },
-        "left_out": {
-            key[0]: tally[key]
-            for key in (
-                ("prescription rows outside the label window",),
-                ("labels outside the training vocabulary",),
-                ("samples without a known medication",),
-            )
-        },
-    }

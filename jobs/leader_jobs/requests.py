@@ -61,7 +61,7 @@ def _prepare(request: Request, say: Callable[[str], None], address: str | None) 
 
     assert request.raw is not None
     arguments = PrepareArguments(request.source, request.raw, request.data, request.terminology)
-    check(arguments)  # before Ray starts: a wrong path should not take seconds
+    check(arguments, request.config)  # before Ray starts: a wrong path should not take seconds
     with ray_session(address=address):
         return prepare(arguments, request.config, say)
 

@@ -41,6 +41,10 @@ class DataConfig(_Frozen):
     )
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="Share of patients for validation.")
     test_fraction: float = Field(0.1, gt=0, lt=1, description="Share of patients for test.")
+    split: Literal["random", "time"] = Field(
+        "random",
+        description="Which patients test: any, or those whose last visits are the latest (MIMIC-IV alone tells).",
+    )
     split_seed: int = Field(0, description="Seed of the split by patient.")
     shard_rows: int = Field(
         2_000_000, ge=1, description="Raw prescription and diagnosis rows a shard aims at; bounds a task's memory."

@@ -7,6 +7,7 @@ ended, so there the plain write is already whole; a directory is whole when its 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -21,6 +22,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from leader_platform.errors import UserError
+
+_UNFINISHED = ".unfinished-"
 
 
 def is_remote(uri: str) -> bool:
@@ -111,6 +114,25 @@ def write_parquet(uri: str, table: pa.Table) -> None:
         pq.write_table(table, path, filesystem=file_system, compression="zstd")
 
 
+@contextmanager
+def table_writer(uri: str, schema: pa.Schema) -> Iterator[pa.RecordBatchWriter]:
+    """A writer of an Arrow stream, for passing tables between stages within a staged directory: several times as fast
+    as Parquet to write and to read, and not written beside its place first."""
+    file_system, path = filesystem(uri)
+    if not is_remote(uri):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with file_system.open_output_stream(path) as sink, pa.ipc.new_stream(sink, schema, options=options) as writer:
+        yield writer
+
+
+def read_stream(uri: str) -> pa.Table:
+    """The table that a `table_writer` wrote."""
+    file_system, path = filesystem(uri)
+    with file_system.open_input_stream(path, compression=None) as source, pa.ipc.open_stream(source) as reader:
+        return reader.read_all()
+
+
 def remove(uri: str) -> None:
     """Delete a file or a directory with all in it, if it is there."""
     file_system, path = filesystem(uri)
@@ -156,18 +178,47 @@ def _make_directory(staging: str, final: str) -> None:
         raise UserError(f"{final} cannot be written ({error.strerror}); choose another folder.") from None
 
 
+def _claim(directory: str) -> int | None:
+    """A descriptor that holds the directory until it is closed or its process dies; None if another process does."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_abandoned(final: str) -> None:
+    """Delete what killed processes left half done beside `final`, and nothing that is being written."""
+    for left in Path(final).parent.glob(f"{Path(final).name}{_UNFINISHED}*"):
+        descriptor = _claim(str(left))
+        if descriptor is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(descriptor)
+
+
 @contextmanager
 def staged_directory(final: str) -> Iterator[str]:
-    """A fresh directory to fill, which takes the place of `final` when the block ends well and is removed when not."""
-    staging = f"{final}.unfinished-{uuid.uuid4().hex[:8]}"
+    """A fresh directory to fill, which takes the place of `final` when the block ends well and is removed when not.
+
+    What a killed process left beside a local `final` is removed by the next one.
+    """
+    staging = f"{final}{_UNFINISHED}{uuid.uuid4().hex[:8]}"
+    descriptor = None
     if not is_remote(final):
+        _remove_abandoned(final)
         _make_directory(staging, final)
+        descriptor = _claim(staging)
     try:
         yield staging
         publish(staging, final)
     except BaseException:
         remove(staging)
         raise
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 from leader_jobs.prepare import PrepareArguments, prepare
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
-from leader_platform.data.synthetic import write_mimic4
+from leader_platform.data.synthetic import write_raw
 from leader_platform.recipes import quickstart
 from leader_platform.settings import load_config
 
@@ -71,7 +71,7 @@ def config(tiny_backbone: Path) -> LeaderConfig:
 @pytest.fixture(scope="package")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("raw") / "synthetic"
-    write_mimic4(folder, 40, seed=1)
+    write_raw("mimic4", folder, 40, seed=1)
     return folder
 
 

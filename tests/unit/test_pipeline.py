@@ -175,13 +175,18 @@ def arguments(tmp_path: Path, **changes: Any) -> PrepareArguments:
 
 def test_an_unknown_source_is_named_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'mimic5'.*mimic4"):
-        check(arguments(tmp_path, source="mimic5"))
+        check(arguments(tmp_path, source="mimic5"), DEFAULT)
+
+
+def test_mimic3_cannot_be_split_by_time(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data.split=time .* mimic3 .* data.split=random"):
+        check(arguments(tmp_path, source="mimic3"), with_settings("data.split=time"))
 
 
 def test_an_unusable_terminology_is_named_before_anything_runs(tmp_path: Path) -> None:
     write_hosp(tmp_path / "raw")
     with pytest.raises(UserError, match="mimic_drug_to_atc"):
-        check(arguments(tmp_path, terminology=str(tmp_path)))
+        check(arguments(tmp_path, terminology=str(tmp_path)), DEFAULT)
 
 
 @pytest.mark.parametrize("out", ["mimic/raw", "mimic/raw/hosp", "mimic"])
@@ -189,7 +194,7 @@ def test_the_raw_tables_are_not_written_over(tmp_path: Path, out: str) -> None:
     """A prepared data set takes the place of the whole directory `out`."""
     raw = write_hosp(tmp_path / "mimic" / "raw")
     with pytest.raises(UserError, match="out"):
-        check(arguments(tmp_path, raw=str(raw), out=str(tmp_path / out)))
+        check(arguments(tmp_path, raw=str(raw), out=str(tmp_path / out)), DEFAULT)
 
 
 def test_a_folder_of_something_else_is_not_written_over(tmp_path: Path) -> None:
@@ -197,15 +202,15 @@ def test_a_folder_of_something_else_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="out"):
-        check(arguments(tmp_path))
+        check(arguments(tmp_path), DEFAULT)
 
 
 def test_a_prepared_data_set_and_an_empty_folder_may_be_replaced(tmp_path: Path) -> None:
     write_hosp(tmp_path / "raw")
     (tmp_path / "out").mkdir()
-    check(arguments(tmp_path))
+    check(arguments(tmp_path), DEFAULT)
     prepared(tmp_path / "out")
-    assert set(check(arguments(tmp_path))) >= {"patients", "admissions", "medications"}
+    assert set(check(arguments(tmp_path), DEFAULT)) >= {"patients", "admissions", "medications"}
 
 
 def test_a_request_survives_json() -> None:

@@ -192,3 +192,32 @@ def test_what_a_block_learns_goes_into_the_manifest(tmp_path: Path) -> None:
     with run.product(TEACHER, "k1", LeaderConfig(), about):
         about["steps"] = 60
     assert json.loads((tmp_path / TEACHER / "manifest.json").read_text())["steps"] == 60
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / "data.unfinished-0a1b2c3d"
+    left.mkdir()
+    (left / "part.parquet").write_text("half")
+    other = tmp_path / "database.unfinished-0a1b2c3d"
+    other.mkdir()
+    with storage.staged_directory(str(tmp_path / "data")) as staging:
+        storage.write_json(storage.join(staging, "manifest.json"), {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "database.unfinished-0a1b2c3d"]
+
+
+def test_what_another_process_is_writing_is_left_to_it(tmp_path: Path) -> None:
+    with storage.staged_directory(str(tmp_path / "data")) as first:
+        storage.write_json(storage.join(first, "manifest.json"), "first")
+        with storage.staged_directory(str(tmp_path / "data")) as second:
+            storage.write_json(storage.join(second, "manifest.json"), "second")
+    assert storage.read_json(str(tmp_path / "data/manifest.json")) == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_an_arrow_stream_is_read_back_whatever_dictionaries_its_parts_had(tmp_path: Path) -> None:
+    schema = pa.schema([("code", pa.dictionary(pa.int32(), pa.string()))])
+    path = str(tmp_path / "events" / "part.arrow")
+    with storage.table_writer(path, schema) as writer:
+        for codes in (["b", "a"], ["c", "a", "c"]):
+            writer.write_table(pa.table({"code": pa.array(codes).dictionary_encode()}, schema=schema))
+    assert storage.read_stream(path)["code"].to_pylist() == ["b", "a", "c", "a", "c"]

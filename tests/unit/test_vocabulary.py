@@ -35,7 +35,7 @@ def vocabulary() -> Vocabulary:
 
 
 def test_each_visit_counts_a_code_once() -> None:
-    counts = count_values(visits(["ATC:N02B", "ATC:N02B"], ["ATC:N02B"]))
+    counts = count_values(visits(["ATC:N02B", "ATC:B01A"], ["ATC:N02B"]))
     assert counts["medications", "ATC:N02B"] == 2
     assert counts["profile", "age", "70-79"] == 2
 

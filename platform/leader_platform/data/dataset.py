@@ -12,7 +12,7 @@ from leader_platform.data.samples import SPLITS
 from leader_platform.data.vocabulary import Vocabulary
 from leader_platform.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 INTERACTION_SCHEMA = pa.schema([(name, pa.string()) for name in ("code_a", "code_b", "severity", "reason", "source")])
 TITLE_SCHEMA = pa.schema([("code", pa.string()), ("title", pa.string())])

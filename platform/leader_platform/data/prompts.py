@@ -10,6 +10,14 @@ from typing import Any
 from leader_platform.config import PromptConfig
 from leader_platform.data.records import PatientRecord, Visit
 
+# The paper's template, for one record here and for columns of them in `prompt_columns`.
+NUM_VISITS = "The patient has {number} times ICU visits."
+CONDITIONS = "diagnosis: {diagnoses}; procedures: {procedures}."
+PAST_VISIT = "In the {number} visit, the patient had {conditions} The patient was prescribed drugs: {medications}."
+CURRENT_VISIT = "In this visit, the patient has {conditions}"
+QUESTION = "Then, the patient should be prescribed:"
+NOTHING = "none"
+
 _ARTICLE = {True: "an", False: "a"}
 _SPOKEN_VOWEL = re.compile(r"(8\d?|11|18)-")  # eight, eleven, eighteen, eighty
 _SEX = {"F": "female", "M": "male"}
@@ -19,30 +27,35 @@ def render_prompt(record: PatientRecord, titles: Mapping[str, str], config: Prom
     """The prompt of a record with as many of its last history visits as `config` allows.
 
     A visit that is told keeps its number among all of the record's; a record holds the most recent visits of a long
-    history (`data.max_history_visits`), in training as in serving. A code without a title speaks for itself.
-    The current visit shows diagnoses and procedures only; its medications are the question.
+    history (`data.max_history_visits`), in training as in serving. The current visit shows diagnoses and procedures
+    only; its medications are the question.
     """
     told = record.history[max(0, len(record.history) - config.history_visits) :]
     first_number = len(record.history) - len(told) + 1
-    parts = [_profile_sentence(record.profile)] if config.profile else []
-    parts.append(f"The patient has {len(record.history)} times ICU visits.")
+    parts = [profile_sentence(record.profile)] if config.profile else []
+    parts.append(NUM_VISITS.format(number=len(record.history)))
     for number, visit in enumerate(told, start=first_number):
         drugs, conditions = _titles(visit.medications, titles), _conditions(visit, titles)
-        parts.append(f"In the {number} visit, the patient had {conditions} The patient was prescribed drugs: {drugs}.")
-    parts.append(f"In this visit, the patient has {_conditions(record.current, titles)}")
-    parts.append("Then, the patient should be prescribed:")
+        parts.append(PAST_VISIT.format(number=number, conditions=conditions, medications=drugs))
+    parts += [CURRENT_VISIT.format(conditions=_conditions(record.current, titles)), QUESTION]
     return " ".join(part for part in parts if part)
 
 
+def title_of(code: str, titles: Mapping[str, str]) -> str:
+    """A code without a title speaks for itself."""
+    return titles.get(code) or code.split(":", 1)[-1]
+
+
 def _conditions(visit: Visit, titles: Mapping[str, str]) -> str:
-    return f"diagnosis: {_titles(visit.diagnoses, titles)}; procedures: {_titles(visit.procedures, titles)}."
+    return CONDITIONS.format(diagnoses=_titles(visit.diagnoses, titles), procedures=_titles(visit.procedures, titles))
 
 
 def _titles(codes: Sequence[str], titles: Mapping[str, str]) -> str:
-    return ", ".join(titles.get(code) or code.split(":", 1)[-1] for code in codes) or "none"
+    return ", ".join(title_of(code, titles) for code in codes) or NOTHING
 
 
-def _profile_sentence(profile: Mapping[str, Any]) -> str:
+def profile_sentence(profile: Mapping[str, Any]) -> str:
+    """Age and sex as far as they are known, in one sentence; empty when neither is."""
     sex = _SEX.get(str(profile.get("gender", "")).upper(), "")
     age = profile.get("age")
     if age is None and not sex:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from itertools import groupby
-from typing import Any
+from collections.abc import Mapping
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from leader_platform.config import DataConfig, PromptConfig
-from leader_platform.data.prompts import render_prompt
-from leader_platform.data.records import KINDS, PROFILE_FIELDS, PatientRecord
+from leader_platform.data.cohort import position_in_run
+from leader_platform.data.lists import Integers, fill, keep_values, lengths, offsets_of, ranges, whole
+from leader_platform.data.prompt_columns import render_prompts, visit_texts
+from leader_platform.data.records import KINDS, PROFILE_FIELDS
 from leader_platform.data.vocabulary import Vocabulary
 
 SPLITS = ("train", "validation", "test")
+
+_SLICE = 8192  # samples made at a time: one column of text holds 2 GB at most, and memory stays bounded
 
 _CODES = pa.list_(pa.string())
 SAMPLE_SCHEMA = pa.schema(
@@ -47,37 +51,62 @@ def samples(
     one patient's visits together. `labels` are the visit's labels that the training split knows; a visit with none
     of them asks a question that has no answer, and is counted instead.
     """
-    rows: list[dict[str, Any]] = []
     tally: Counter = Counter()
-    for row in _candidates(visits.to_pylist(), data):
-        known = [code for code in row["labels"] if code in vocabulary.codes["medications"]]
-        tally[("labels outside the training vocabulary",)] += len(row["labels"]) - len(known)
-        if not known:
-            tally[("samples without a known medication",)] += 1
-            continue
-        row["labels"] = known
-        row["prompt"] = render_prompt(PatientRecord.from_sample(row), titles, prompt)
-        rows.append(row)
-    rows.sort(key=lambda row: hashlib.sha256(row["sample_id"].encode()).digest())
-    return pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA), tally
+    visits = visits.combine_chunks()
+    prior_visits = position_in_run(visits["subject_id"])
+    visits = visits.set_column(visits.column_names.index("labels"), "labels", _known_labels(visits, vocabulary, tally))
+    asked = _asked(visits, prior_visits, data, tally)
+    texts = visit_texts(visits, titles)
+    parts = [
+        _ask(visits, texts, asked[start : start + _SLICE], prior_visits, data, prompt)
+        for start in range(0, len(asked), _SLICE)
+    ]
+    return pa.concat_tables([SAMPLE_SCHEMA.empty_table(), *parts]), tally
 
 
-def _candidates(visits: list[dict[str, Any]], data: DataConfig) -> Iterator[dict[str, Any]]:
-    """One row a sample, the prompt still missing."""
-    for subject, group in groupby(visits, key=lambda visit: visit["subject_id"]):
-        stays = list(group)
-        first = len(stays) - 1 if data.sample_visits == "last" else 0
-        for index in range(first, len(stays)):
-            stay = stays[index]
-            past = stays[max(0, index - data.max_history_visits) : index]
-            yield {
-                "sample_id": f"{subject}-{stay['hadm_id']}",
-                "subject_id": subject,
-                "hadm_id": stay["hadm_id"],
-                "prior_visits": index,
-                "history": [{kind: visit[kind] for kind in KINDS} for visit in past],
-                "diagnoses": stay["diagnoses"],
-                "procedures": stay["procedures"],
-                "labels": stay["labels"],
-                **{name: stay[name] for name in PROFILE_FIELDS},
-            }
+def _known_labels(visits: pa.Table, vocabulary: Vocabulary, tally: Counter) -> pa.ListArray:
+    labels = whole(visits["labels"])
+    codes = pc.list_flatten(labels)
+    known = pc.is_in(codes, value_set=pa.array(vocabulary.medications, pa.string())).to_numpy(zero_copy_only=False)
+    tally[("labels outside the training vocabulary",)] += int((~known).sum())
+    return keep_values(labels, known)
+
+
+def _asked(visits: pa.Table, prior_visits: Integers, data: DataConfig, tally: Counter) -> Integers:
+    """The rows of the visits that are samples, in the order of samples."""
+    is_last = np.append(prior_visits[1:] == 0, True)[: len(visits)]
+    candidates = is_last if data.sample_visits == "last" else np.ones(len(visits), bool)
+    answered = lengths(whole(visits["labels"])) > 0
+    tally[("removed", "data.sample_visits")] += int((~candidates).sum())
+    tally[("samples without a known medication",)] += int((candidates & ~answered).sum())
+    rows = np.flatnonzero(candidates & answered)
+    cut = np.maximum(0, prior_visits[rows] - data.max_history_visits)
+    tally[("removed", "data.max_history_visits")] += int(cut.sum())
+    names = _sample_ids(visits.take(pa.array(rows))).to_pylist()
+    return rows[sorted(range(len(rows)), key=lambda row: hashlib.sha256(names[row].encode()).digest())]
+
+
+def _sample_ids(visits: pa.Table) -> pa.Array:
+    subject, stay = (whole(pc.cast(visits[name], pa.string())) for name in ("subject_id", "hadm_id"))
+    return fill("{subject}-{stay}", subject=subject, stay=stay)
+
+
+def _ask(
+    visits: pa.Table,
+    texts: pa.Table,
+    rows: Integers,
+    prior_visits: Integers,
+    data: DataConfig,
+    prompt: PromptConfig,
+) -> pa.Table:
+    """One row of `SAMPLE_SCHEMA` for each visit of `rows`; a patient's earlier visits are the rows before."""
+    current = visits.take(pa.array(rows))
+    num_history = np.minimum(prior_visits[rows], data.max_history_visits)
+    past = pa.array(ranges(rows - num_history, num_history))
+    told = pa.StructArray.from_arrays([whole(visits[kind]).take(past) for kind in KINDS], names=list(KINDS))
+    columns = {name: current[name] for name in SAMPLE_SCHEMA.names if name in current.column_names}
+    columns["sample_id"] = _sample_ids(current)
+    columns["prior_visits"] = pa.array(prior_visits[rows], pa.int32())
+    columns["history"] = pa.ListArray.from_arrays(offsets_of(num_history), told)
+    columns["prompt"] = render_prompts(texts, current, rows, num_history, prompt)
+    return pa.table(columns).select(SAMPLE_SCHEMA.names).cast(SAMPLE_SCHEMA)

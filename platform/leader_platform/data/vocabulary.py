@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
 from leader_platform.data.records import KINDS, PROFILE_FIELDS, PatientRecord
@@ -64,13 +65,22 @@ def profile_value(field: str, value: Any) -> str:
 
 
 def count_values(visits: pa.Table) -> Counter:
-    """How many visits hold each code and each profile value: keys `(kind, code)` and `("profile", field, value)`."""
+    """How many visits hold each code and each profile value: keys `(kind, code)` and `("profile", field, value)`.
+
+    A visit's codes are distinct, as `cohort.visits` makes them.
+    """
     counts: Counter = Counter()
     for kind in KINDS:
-        counts.update((kind, code) for codes in visits[kind].to_pylist() for code in set(codes))
+        counts.update({(kind, code): count for code, count in _value_counts(pc.list_flatten(visits[kind]))})
     for field in PROFILE_FIELDS:
-        counts.update(("profile", field, profile_value(field, value)) for value in visits[field].to_pylist())
+        for value, count in _value_counts(visits[field]):
+            counts["profile", field, profile_value(field, value)] += count
     return counts
+
+
+def _value_counts(column: pa.ChunkedArray) -> Iterator[tuple[Any, int]]:
+    values, counts = pc.value_counts(column).flatten()
+    return zip(values.to_pylist(), counts.to_pylist(), strict=True)
 
 
 def fit_vocabulary(counts: Counter, min_code_count: int) -> Vocabulary:
