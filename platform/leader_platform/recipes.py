@@ -36,7 +36,7 @@ def quickstart() -> LeaderConfig:
 def _paper(name: str, student: StudentConfig) -> LeaderConfig:
     return LeaderConfig(
         recipe=name,
-        data=DataConfig(sample_visits="last", require_procedures=True),
+        data=DataConfig(sample_visits="last", require_procedures=True, max_history_visits=10),
         prompt=PromptConfig(history_visits=3, profile=False, max_tokens=2048),
         teacher=TeacherConfig(
             backbone="huggyllama/llama-7b",

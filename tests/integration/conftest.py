@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from leader_jobs.prepare import PrepareArguments, prepare
@@ -16,7 +21,39 @@ from leader_platform.settings import load_config
 
 
 @pytest.fixture(scope="package")
-def ray_local() -> Iterator[None]:
+def object_store() -> Iterator[str]:
+    """The URI of a bucket on an S3 server of its own; this process, and Ray after it, finds it by AWS's variables."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    variables = {
+        "AWS_ENDPOINT_URL": address,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        env=os.environ | variables,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with pytest.MonkeyPatch.context() as environment:
+            for name, value in variables.items():
+                environment.setenv(name, value)
+            transport = httpx.HTTPTransport(retries=10)
+            with httpx.Client(transport=transport) as client:
+                client.put(f"{address}/leader").raise_for_status()
+            yield "s3://leader"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(scope="package")
+def ray_local(object_store: str) -> Iterator[None]:
     """One Ray for all integration tests, on two cores; it ends with them."""
     from leader_platform.ray_session import ray_session
 

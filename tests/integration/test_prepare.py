@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs as pafs
 from support.patients import FLOW, PROMPTS, SAMPLES, UNMAPPED, VISITS, rows, write_hosp
 
 from leader_jobs.prepare import PrepareArguments, prepare
+from leader_platform import storage
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.data.samples import SPLITS
@@ -98,3 +100,21 @@ def test_an_interrupted_run_keeps_the_old_data_set(
         prepare(PrepareArguments("mimic4", str(tmp_path / "raw"), str(tmp_path / "data")), config, print)
     assert old.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "raw"]
+
+
+def test_an_object_store_is_read_and_written(
+    ray_local: None, object_store: str, config: LeaderConfig, tmp_path: Path
+) -> None:
+    file_system, bucket = storage.filesystem(object_store)
+    pafs.copy_files(str(write_hosp(tmp_path / "raw")), f"{bucket}/raw", destination_filesystem=file_system)
+    manifest = prepare(PrepareArguments("mimic4", f"{object_store}/raw", f"{object_store}/data"), config, print)
+    assert manifest["flow"] == FLOW
+    remote = PreparedData(f"{object_store}/data")
+    prepare(PrepareArguments("mimic4", str(tmp_path / "raw"), str(tmp_path / "data")), config, print)
+    local = PreparedData(str(tmp_path / "data"))
+    assert remote.fingerprint == local.fingerprint
+    assert remote.samples("train").equals(local.samples("train"))
+    written = {
+        uri.removeprefix(f"{object_store}/").split("/")[0] for uri in storage.list_files(object_store, recursive=True)
+    }
+    assert written == {"raw", "data"}
