@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from leader_cli.console import remarks, say, settings_of, show
 from leader_cli.submit import submit
@@ -15,6 +16,9 @@ from leader_cli.tables import rich_tables
 from leader_platform.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+    from rich.table import Table
+
     from leader_platform.data.dataset import PreparedData
 
 app = typer.Typer(help="Make, prepare and describe data sets.", no_args_is_help=True)
@@ -35,39 +39,42 @@ class Fetchable(StrEnum):
     TERMINOLOGY = "terminology"
 
 
+_FETCHABLE = "An open demo, `mimic4-demo` or `mimic3-demo`, or the drug `terminology`."
+
+
 @app.command()
 def fetch(
     context: typer.Context,
-    what: Annotated[Fetchable, typer.Argument(help="An open demo, or the drug terminology.")],
-    out: Annotated[Path, typer.Option(help="Folder for the files; what is there and right is kept.")],
+    what: Annotated[Fetchable, typer.Argument(show_choices=False, help=_FETCHABLE)],
+    out: Annotated[str, typer.Option(help="Folder for the files; what is there and right is kept.")],
     base_url: Annotated[str | None, typer.Option(help="A server with the same files; else their public homes.")] = None,
 ) -> None:
     """Download open data, verified by SHA-256; a call after a failure goes on where it stopped."""
     from dataclasses import asdict
 
-    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+    from rich.progress import DownloadColumn, TaskID
 
+    from leader_platform import report
     from leader_platform.data import fetch as library
 
-    with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), console=remarks) as bars:
-        tasks: dict[str, TaskID] = {}
+    folder, tasks = _local(out), dict[str, TaskID]()
+    with _bars(DownloadColumn()) as bars:
 
         def progress(name: str, num_bytes: int, num_total: int | None) -> None:
             if name not in tasks:
                 tasks[name] = bars.add_task(name, total=num_total)
             bars.update(tasks[name], completed=num_bytes, total=num_total)
 
-        files = library.fetch(library.COLLECTIONS[what], out, base_url, progress=progress, notice=say)
-    table = Table("file", "bytes", "", title=f"In {out}", title_justify="left")
-    for file in files:
-        table.add_row(file.name, f"{file.num_bytes:,}", "downloaded" if file.downloaded else "was there")
-    show(context, {"out": str(out), "files": [asdict(file) for file in files]}, table)
+        files = library.fetch(library.COLLECTIONS[what], folder, base_url, progress=progress, notice=say)
+    rows = [(file.name, file.num_bytes, "downloaded" if file.downloaded else "was there") for file in files]
+    table = report.Table(f"In {out}", ("file", "bytes", ""), rows)
+    show(context, {"out": out, "files": [asdict(file) for file in files]}, *rich_tables([table]))
 
 
 @app.command()
 def synth(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(help="Folder for the raw tables; must be new or empty.")],
+    out: Annotated[str, typer.Option(help="Folder for the raw tables; must be new or empty.")],
     patients: Annotated[int, typer.Option(help="Number of patients.")] = 1000,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal tables.")] = 0,
     table_format: Annotated[Source, typer.Option("--format", help="Schema of the tables.")] = Source.MIMIC4,
@@ -75,13 +82,39 @@ def synth(
     """Write a synthetic cohort as raw MIMIC tables."""
     from dataclasses import asdict
 
+    from rich.progress import MofNCompleteColumn
+
+    from leader_platform import report
     from leader_platform.data.synthetic import write_raw
 
-    counts = asdict(write_raw(table_format.value, out, patients, seed))
-    table = Table(title=f"Synthetic cohort in {out}", title_justify="left", show_header=False)
-    for name, count in counts.items():
-        table.add_row(name.replace("_", " "), f"{count:,}")
-    show(context, {"out": str(out), "patients": patients, "seed": seed, **counts}, table)
+    folder = _local(out)
+    with _bars(MofNCompleteColumn()) as bars:
+        task = bars.add_task("patients", total=patients)
+
+        def progress(num_written: int) -> None:
+            bars.update(task, completed=num_written)
+
+        counts = asdict(write_raw(table_format.value, folder, patients, seed, progress))
+    table = report.Table(f"Synthetic cohort in {out}", ("", ""), list(counts.items()))
+    show(context, {"out": out, "patients": patients, "seed": seed, **counts}, *rich_tables([table]))
+
+
+def _local(out: str) -> Path:
+    from leader_platform import storage
+
+    if storage.is_remote(out):
+        raise UserError(f"--out {out} is remote, and this is written locally; name a local folder and copy it there.")
+    return Path(storage.absolute(out))
+
+
+@contextmanager
+def _bars(column: ProgressColumn) -> Iterator[Progress]:
+    """Bars with their description and `column`, which vanish when all is done; none where no terminal is."""
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    bars = Progress(TextColumn("{task.description}"), BarColumn(), column, console=remarks, transient=True)
+    with bars if remarks.is_terminal else nullcontext():  # rich would leave an empty line in a file
+        yield bars
 
 
 @app.command()
@@ -108,7 +141,7 @@ def prepare(
     )
     submit(settings, request)
     data = PreparedData(request.data)
-    show(context, data.manifest, *description(data))
+    show(context, data.manifest, *summary_tables(data))
     say(f"The data set is in {data.uri}.")
 
 
@@ -127,11 +160,37 @@ def describe(
     from leader_platform.data.describe_report import page, sections
 
     data = PreparedData(settings_of(context).data(directory))
+    if html is not None:
+        _check_page(html)
+    say(f"Counting visits and samples in {data.uri} ...")
     statistics = statistics_of(data)
     contents = sections(data.manifest, statistics, data.titles)
     tables = [block for section in contents for block in section.blocks if isinstance(block, report.Table)]
     show(context, {**data.manifest, "statistics": asdict(statistics)}, *rich_tables(tables, most_rows=10))
     _write_page(data, page(data.manifest, statistics, contents), html)
+
+
+def _check_page(html: str) -> None:
+    """Raise `UserError` for a page that cannot be written, before all is counted for it."""
+    from tempfile import TemporaryFile
+
+    from leader_platform import storage
+
+    if storage.is_remote(html):
+        storage.filesystem(html)
+        return
+    file = Path(storage.absolute(html))
+    if file.is_dir():
+        raise UserError(f"--html {html} is a folder; name a file in it.")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=file.parent).close()
+    except OSError as error:
+        raise _unwritable(html, error) from None
+
+
+def _unwritable(html: str, error: OSError) -> UserError:
+    return UserError(f"--html {html} cannot be written ({error.strerror or error}); choose another file.")
 
 
 def _write_page(data: PreparedData, page: str, html: str | None) -> None:
@@ -145,15 +204,15 @@ def _write_page(data: PreparedData, page: str, html: str | None) -> None:
     try:
         storage.write_bytes(file, page.encode())
     except OSError as error:
-        reason = error.strerror or error
         if html is not None:
-            raise UserError(f"--html {html} cannot be written ({reason}); choose another file.") from None
+            raise _unwritable(html, error) from None
+        reason = error.strerror or error
         say(f"No page was written, since {data.uri} is read-only here ({reason}); name a file with --html.")
         return
     say(f"The page is in {file}.")
 
 
-def description(data: PreparedData) -> list[Table]:
+def summary_tables(data: PreparedData) -> list[Table]:
     """What a data set's manifest says of it, for a terminal."""
     from leader_platform.data.manifest_tables import manifest_tables
 

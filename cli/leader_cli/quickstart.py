@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leader_cli.console import Settings, say, settings_of, show
-from leader_cli.data import description
+from leader_cli.data import summary_tables
 from leader_cli.recommend import answer_tables, remark, service_url
 from leader_cli.submit import submit
 from leader_cli.train import evaluation_tables
@@ -79,7 +79,7 @@ def _main_job(
     _headline(2, "Prepared data set")
     submit(settings, Request(kind="prepare", config=config, data=data, raw=str(raw)))
     if not settings.as_json:
-        show(context, None, *description(PreparedData(data)))
+        show(context, None, *summary_tables(PreparedData(data)))
     _headline(3, "Teacher, its features by vLLM, and the student distilled from it")
     submit(settings, Request(kind="train", stage="all", config=config, data=data, run=run))
     _headline(4, "The same student without a teacher, for comparison")

@@ -23,6 +23,7 @@ def _rich_table(table: report.Table, most_rows: int | None) -> Table:
     printed = Table(
         title=table.caption,
         title_justify="left",
+        min_width=len(table.caption) + 1,  # a title is wrapped to the width of its table
         show_header=any(table.columns),
         caption=f"and {num_left:,} more" if num_left else None,
         caption_justify="left",

@@ -8,10 +8,9 @@ A shard holds whole patients and about `shard_rows` raw rows, so no task ever ne
 
 from __future__ import annotations
 
-import errno
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +22,17 @@ from leader_jobs.tasks import on_each
 from leader_platform import storage
 from leader_platform.config import LeaderConfig, fingerprint
 from leader_platform.data import cohort
-from leader_platform.data.dataset import TITLE_SCHEMA
-from leader_platform.data.drugs import DrugMap, atc_class_names, class_names_from_terminology
+from leader_platform.data.dataset import TITLE_SCHEMA, is_data_set
+from leader_platform.data.drugs import (
+    CLASS_TABLE,
+    NAME_TABLE,
+    NUMBER_TABLE,
+    DrugMap,
+    atc_class_names,
+    class_names_from_terminology,
+)
 from leader_platform.data.events import PATIENT_TABLES, TITLE_TABLES
-from leader_platform.data.interactions import interactions, substance_names
+from leader_platform.data.interactions import GAMENET_FILE, interactions, substance_names
 from leader_platform.data.manifest import Counted, fault_warnings, manifest
 from leader_platform.data.raw import RawTable, sha256
 from leader_platform.data.records import KINDS, PROFILE_FIELDS
@@ -34,7 +40,9 @@ from leader_platform.data.samples import SPLITS, samples
 from leader_platform.data.sources import SOURCES
 from leader_platform.data.tallies import Tally, plain, tally_of
 from leader_platform.data.vocabulary import Vocabulary, count_values, fit_vocabulary
-from leader_platform.errors import UserError, find_cause
+from leader_platform.errors import UserError
+
+TERMINOLOGY_TABLES = (NAME_TABLE, NUMBER_TABLE, CLASS_TABLE, GAMENET_FILE)
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,21 @@ class PrepareArguments:
     raw: str
     out: str
     terminology: str | None = None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A data set in the making: by which settings, in which directory, and where it is to lie in the end."""
+
+    config: LeaderConfig
+    staging: str
+    out: str
+
+    def path(self, *parts: str) -> str:
+        return storage.join(self.staging, *parts)
+
+    def visits_part(self, shard: int) -> str:
+        return self.path("visits", f"part-{shard:05d}.parquet")
 
 
 def check(arguments: PrepareArguments, config: LeaderConfig) -> dict[str, RawTable]:
@@ -60,21 +83,25 @@ def check(arguments: PrepareArguments, config: LeaderConfig) -> dict[str, RawTab
             f"data.split=time needs the real years of visits, which {arguments.source} does not tell (its dates are "
             "shifted by patient); use data.split=random."
         )
-    _check_out(arguments)
     if arguments.terminology:
         DrugMap.from_terminology(arguments.terminology)
         interactions(arguments.terminology)
-    return SOURCES[arguments.source].open_tables(arguments.raw)
+    try:
+        _check_out(arguments)
+        return SOURCES[arguments.source].open_tables(arguments.raw)
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--raw {arguments.raw} or --out {arguments.out} cannot be reached: {reason}.") from None
 
 
 def _check_out(arguments: PrepareArguments) -> None:
     """Refuse to replace anything but a data set: the directory is written whole, and what lies there goes."""
-    out, raw = arguments.out.rstrip("/"), arguments.raw.rstrip("/")
+    out, raw = (uri if storage.is_remote(uri) else os.path.realpath(uri) for uri in (arguments.out, arguments.raw))
     if f"{out}/".startswith(f"{raw}/") or f"{raw}/".startswith(f"{out}/"):
         raise UserError(f"--out {out} and --raw {raw} lie within each other; choose an --out beside the raw tables.")
     if storage.is_file(out):
         raise UserError(f"--out {out} is a file; choose a new or empty folder.")
-    if storage.list_files(out, recursive=True) and not storage.exists(storage.join(out, "manifest.json")):
+    if storage.list_files(out, recursive=True) and not is_data_set(out):
         raise UserError(f"--out {out} holds something that is not a data set; choose a new or empty folder.")
 
 
@@ -87,65 +114,50 @@ def prepare(arguments: PrepareArguments, config: LeaderConfig, say: Callable[[st
     tables = check(arguments, config)
     source = SOURCES[arguments.source]
     drugs = DrugMap.from_terminology(arguments.terminology) if arguments.terminology else DrugMap.from_package()
-    with _room_on(arguments.out), storage.staged_directory(arguments.out) as staging:
+    with storage.room_for(arguments.out), storage.staged_directory(arguments.out) as staging:
+        work = _Work(config, staging, arguments.out)
         say(f"Reading {len(tables)} tables of {arguments.raw}")
-        events = write_events(source, tables, drugs, config, storage.join(staging, "events"))
-        say(f"Assembling visits in {events.num_shards} shards")
-        tally, last_years = _write_visits(events, config, staging)
+        events = write_events(source, tables, drugs, config, work.path("events"), arguments.out)
+        say("Assembling visits")
+        tally, last_years = _write_visits(events, work)
         split = _split(last_years, config)
-        values = _count_values(events.num_shards, split, staging)
+        values = _count_values(events.num_shards, split, work)
         vocabulary = fit_vocabulary(values["train"], config.data.min_code_count)
-        storage.write_json(storage.join(staging, "vocabulary.json"), vocabulary.model_dump())
-        titles, warnings = _write_titles(events, tables, sum(values.values(), Counter()), arguments, staging)
-        storage.write_parquet(storage.join(staging, "interactions.parquet"), interactions(arguments.terminology))
+        storage.write_json(work.path("vocabulary.json"), vocabulary.model_dump())
+        titles, warnings = _write_titles(events, tables, sum(values.values(), Counter()), arguments, work)
+        storage.write_parquet(work.path("interactions.parquet"), interactions(arguments.terminology))
         say(f"Writing samples: {len(vocabulary.medications)} medications in the training vocabulary")
-        tally += _write_samples(events.num_shards, split, vocabulary, titles, config, staging)
+        tally += _write_samples(events.num_shards, split, vocabulary, titles, work)
         storage.remove(events.directory)
         tally += events.tally
         described = manifest(source.name, config, Counted(tally, split, values, vocabulary))
-        described["inputs"] = events.checksums | _terminology_checksums(arguments.terminology)
+        described["inputs"] = events.checksums
+        described["terminology"] = _terminology_checksums(arguments.terminology)
         described["warnings"] = [*warnings, *fault_warnings(tally)]
         # Of what went in and what came of it, but not of where it lay: moved tables make the same data set.
-        described["fingerprint"] = fingerprint(described)
+        content = {name: sorted(plain(values[name])) for name in SPLITS}
+        described["fingerprint"] = fingerprint(described, vocabulary, titles, content)
         described["drug_mapping_source"] = drugs.source
-        storage.write_json(storage.join(staging, "manifest.json"), described)
+        storage.write_json(work.path("manifest.json"), described)
     return described
-
-
-@contextmanager
-def _room_on(out: str) -> Iterator[None]:
-    """A full disk, met by whichever worker, as a sentence."""
-    try:
-        yield
-    except Exception as error:
-        cause = find_cause(error, (OSError,))
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise UserError(
-                f"There is no room left for {out} or for Ray's temporary files; free some or choose another --out."
-            ) from error
-        raise
 
 
 # --- events -> visits, split, vocabulary -----------------------------------------------------------------------------
 
 
-def _visits_part(staging: str, shard: int) -> str:
-    return storage.join(staging, "visits", f"part-{shard:05d}.parquet")
-
-
-def _write_visits(events: Events, config: LeaderConfig, staging: str) -> tuple[Tally, dict[int, int | None]]:
+def _write_visits(events: Events, work: _Work) -> tuple[Tally, dict[int, int | None]]:
     """Assemble each shard's visits; returns the tally, and each patient's year of the last visit."""
 
     def assemble(shard: int) -> dict[str, Any]:
-        visits, tally = cohort.visits({kind: events.read(kind, shard) for kind in PATIENT_TABLES}, config.data)
-        storage.write_parquet(_visits_part(staging, shard), visits)
+        visits, tally = cohort.visits({kind: events.read(kind, shard) for kind in PATIENT_TABLES}, work.config.data)
+        storage.write_parquet(work.visits_part(shard), visits)
         last = visits.group_by("subject_id", use_threads=False).aggregate([("year", "max")])
         years = list(zip(last["subject_id"].to_pylist(), last["year_max"].to_pylist(), strict=True))
         return {"tally": plain(tally), "last_years": years}
 
     tally: Tally = Counter()
     last_years: dict[int, int | None] = {}
-    for answer in on_each(assemble, range(events.num_shards)):
+    for answer in on_each(assemble, range(events.num_shards), work.out):
         tally += tally_of(answer["tally"])
         last_years.update(map(tuple, answer["last_years"]))
     return tally, last_years
@@ -154,8 +166,8 @@ def _write_visits(events: Events, config: LeaderConfig, staging: str) -> tuple[T
 def _split(last_years: dict[int, int | None], config: LeaderConfig) -> dict[int, str]:
     if len(last_years) < 3:
         raise UserError(
-            f"{len(last_years)} patients have a visit with a diagnosis and a mapped medication, and a split needs 3; "
-            "give more patients or loosen the cohort's filters (--set data.min_visits=1)."
+            f"{len(last_years)} patients are left after the cohort's filters, and a split needs 3; give more patients, "
+            "or loosen the filters (data.min_visits, data.require_procedures)."
         )
     num_undated = sum(year is None for year in last_years.values())
     if config.data.split == "time" and num_undated:
@@ -171,19 +183,19 @@ def _names_of(split: dict[int, str], subjects: pa.ChunkedArray) -> pa.Array:
     return pa.array(map(split.__getitem__, subjects.to_pylist()), pa.string())
 
 
-def _count_values(num_shards: int, split: dict[int, str], staging: str) -> dict[str, Counter]:
+def _count_values(num_shards: int, split: dict[int, str], work: _Work) -> dict[str, Counter]:
     """`count_values` of each split's visits."""
     import ray
 
     shared_split: Any = ray.put(split)
 
     def count(shard: int) -> dict[str, Any]:
-        visits = storage.read_parquet(_visits_part(staging, shard), columns=["subject_id", *KINDS, *PROFILE_FIELDS])
+        visits = storage.read_parquet(work.visits_part(shard), columns=["subject_id", *KINDS, *PROFILE_FIELDS])
         names = _names_of(ray.get(shared_split), visits["subject_id"])
         return {name: plain(count_values(visits.filter(pc.equal(names, name)))) for name in SPLITS}
 
     values = {name: Counter[Any]() for name in SPLITS}
-    for answer in on_each(count, range(num_shards)):
+    for answer in on_each(count, range(num_shards), work.out):
         for name in SPLITS:
             values[name].update(tally_of(answer[name]))
     return values
@@ -193,21 +205,24 @@ def _count_values(num_shards: int, split: dict[int, str], staging: str) -> dict[
 
 
 def _write_titles(
-    events: Events, tables: dict[str, RawTable], values: Counter, arguments: PrepareArguments, staging: str
+    events: Events, tables: dict[str, RawTable], values: Counter, arguments: PrepareArguments, work: _Work
 ) -> tuple[dict[str, str], list[str]]:
     """Write the titles of the codes that the cohort uses, of all medication classes and of interacting substances;
     return them and warnings."""
     classes = class_names_from_terminology(arguments.terminology) if arguments.terminology else {}
+    source, warnings = SOURCES[arguments.source], list[str]()
     titles = substance_names() | {f"ATC:{code}": name for code, name in (atc_class_names() | classes).items()}
     used = pa.array(sorted(key[1] for key in values if key[0] in ("diagnoses", "procedures")), pa.string())
     for kind in TITLE_TABLES:
         table = events.read_titles(kind)
-        wanted = table.filter(pc.is_in(table["code"], used)).drop_null()
-        titles |= dict(zip(wanted["code"].to_pylist(), wanted["title"].to_pylist(), strict=True))
+        wanted = table.filter(pc.is_in(table["code"], used))
+        found = dict(zip(wanted["code"].to_pylist()[::-1], wanted["title"].to_pylist()[::-1], strict=True))
+        titles |= found
+        if len(found) < len(wanted):
+            warnings.append(f"{kind}: {len(wanted) - len(found)} rows repeat a code; its first title holds.")
     rows = {"code": list(titles), "title": list(titles.values())}
-    storage.write_parquet(storage.join(staging, "titles.parquet"), pa.table(rows, schema=TITLE_SCHEMA))
-    source = SOURCES[arguments.source]
-    warnings = [
+    storage.write_parquet(work.path("titles.parquet"), pa.table(rows, schema=TITLE_SCHEMA))
+    warnings += [
         f"There is no table {source.tables[kind].name}, so its codes have no titles."
         for kind in TITLE_TABLES
         if kind not in tables
@@ -219,8 +234,8 @@ def _write_titles(
 
 
 def _terminology_checksums(terminology: str | None) -> dict[str, str]:
-    files = storage.list_files(terminology) if terminology else []
-    return {file.rsplit("/", 1)[-1]: sha256(file) for file in files}
+    files = [storage.join(terminology, name) for name in TERMINOLOGY_TABLES] if terminology else []
+    return {file.rsplit("/", 1)[-1]: sha256(file) for file in files if storage.exists(file)}
 
 
 # --- visits -> samples -----------------------------------------------------------------------------------------------
@@ -231,8 +246,7 @@ def _write_samples(
     split: dict[int, str],
     vocabulary: Vocabulary,
     titles: dict[str, str],
-    config: LeaderConfig,
-    staging: str,
+    work: _Work,
 ) -> Tally:
     """Write each shard's samples by split, and return the tally with the number of samples and first visits a split."""
     import ray
@@ -241,19 +255,19 @@ def _write_samples(
 
     def ask(shard: int) -> dict[str, Any]:
         split, vocabulary, titles = ray.get(shared)
-        visits = storage.read_parquet(_visits_part(staging, shard))
-        table, tally = samples(visits, vocabulary, titles, config.data, config.prompt)
+        visits = storage.read_parquet(work.visits_part(shard))
+        table, tally = samples(visits, vocabulary, titles, work.config.data, work.config.prompt)
         names = _names_of(split, table["subject_id"])
         for name in SPLITS:
             part = table.filter(pc.equal(names, name))
             tally[("samples", name)] += len(part)
             tally[("first visits", name)] += pc.sum(pc.equal(part["prior_visits"], 0)).as_py() or 0
             if len(part):
-                storage.write_parquet(storage.join(staging, "samples", name, f"part-{shard:05d}.parquet"), part)
+                storage.write_parquet(work.path("samples", name, f"part-{shard:05d}.parquet"), part)
         return {"tally": plain(tally)}
 
     total: Tally = Counter()
-    for answer in on_each(ask, range(num_shards)):
+    for answer in on_each(ask, range(num_shards), work.out):
         total += tally_of(answer["tally"])
     for name in SPLITS:
         if not total[("samples", name)]:

@@ -15,11 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, GREY = "#2f6690", "#5f6b76"
-# Okabe and Ito's colours, which stay apart for colour-blind readers, behind our first.
-_COLOURS = (BLUE, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, searchable, and in the reader's own font
-    "svg.hashsalt": "leader",  # equal charts are equal text
     "text.parse_math": False,  # a `$` in a name is a dollar
     "font.family": "sans-serif",
     "font.size": 9,
@@ -33,6 +30,7 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": GREY,
     "legend.frameon": False,
 }
+_WIDTH = 7.5  # inches
 _METADATA = ("Creator", "Date", "Format", "Type")  # what matplotlib would say of itself
 
 
@@ -55,13 +53,24 @@ def cell_text(cell: Cell) -> str:
         case str():
             return cell
         case Share():
-            return f"{cell:.1%}"
+            return _per_cent(cell)
         case Score():
             return f"{cell:.4f}"
         case int():
             return f"{cell:,}"
         case _:
             return f"{cell:,.2f}"
+
+
+def _per_cent(share: Share) -> str:
+    """With one decimal; what is not all or nothing is not rounded to it."""
+    match f"{share:.1%}":
+        case "0.0%" if share > 0:
+            return "<0.1%"
+        case "100.0%" if share < 1:
+            return ">99.9%"
+        case text:
+            return text
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing as SVG; `description` tells in words what it shows, for those who cannot see it."""
+    """A drawing as SVG; `description` tells in words what it shows, for those who cannot see it.
+
+    Titles are distinct on a page: the names of an SVG's parts are made from them.
+    """
 
     title: str
     description: str
@@ -105,17 +117,14 @@ def html_page(title: str, lead: str, sections: Sequence[Section], footer: str) -
     return template.render(title=title, lead=lead, sections=sections, footer=footer)
 
 
-def chart(
-    title: str, description: str, draw: Callable[[Figure], object], width: float = 7.5, height: float = 3.0
-) -> Chart:
-    """What `draw` puts on a figure of the given inches, of 72 points each."""
-    from cycler import cycler
+def chart(title: str, description: str, draw: Callable[[Figure], object], height: float = 3.0) -> Chart:
+    """What `draw` puts on a figure of the given height in inches, of 72 points each."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     drawn = io.StringIO()
-    with rc_context({**_STYLE, "axes.prop_cycle": cycler(color=_COLOURS)}):
-        figure = Figure(figsize=(width, height), layout="constrained")
+    with rc_context({**_STYLE, "svg.hashsalt": title}):
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         draw(figure)
         figure.savefig(drawn, format="svg", transparent=True, metadata=dict.fromkeys(_METADATA))
     return Chart(title, description, _inline(drawn.getvalue(), description))
@@ -159,6 +168,6 @@ def columns(axes: Axes, counts: Mapping[int, int], most: int) -> None:
 
 
 def _inline(svg: str, description: str) -> str:
-    """The `svg` element of a document, without the names of its parts, which would stand twice on a page."""
+    """The `svg` element of a document, without the numbered names of its parts, which would stand twice on a page."""
     element = re.sub(r' id="[\w.]+_\d+"', "", svg[svg.index("<svg") :])
     return element.replace(">", f' role="img"><title>{escape(description)}</title>', 1)

@@ -2,18 +2,20 @@
 half a file or half a directory.
 
 Local files are written beside their place and renamed onto it. An object store shows an object only when its upload
-ended, so there the plain write is already whole; a directory is whole when its manifest, written last, is there.
+ended; one whose writer failed is deleted. A directory there is whole when its manifest, copied last, is there.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from leader_platform.errors import UserError
+from leader_platform.errors import UserError, find_cause
 
-_UNFINISHED = ".unfinished-"
+_UNFINISHED, _RETIRED = ".unfinished-", ".retired-"
+_MANIFEST = "manifest.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_remote(uri: str) -> bool:
@@ -89,7 +93,13 @@ def _whole_file(uri: str) -> Iterator[tuple[pafs.FileSystem, str]]:
     """Where to write a file so that it appears at `uri` only once it is whole."""
     file_system, path = filesystem(uri)
     if is_remote(uri):
-        yield file_system, path
+        try:
+            yield file_system, path
+        except BaseException:
+            # Closing the stream has ended the upload, of half an object perhaps.
+            with suppress(OSError):
+                file_system.delete_file(path)
+            raise
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     unfinished = f"{path}.{uuid.uuid4().hex[:8]}.unfinished"
@@ -146,17 +156,16 @@ def remove(uri: str) -> None:
 def publish(staging: str, final: str) -> None:
     """Put the finished directory `staging` in the place of `final`.
 
-    A failure leaves the old one; a kill between the two renames leaves both beside it, and a reader finds none. Remote
-    directories cannot be renamed: there a kill can leave a new one whose manifest is not there yet.
+    A failure leaves the old one; a kill between the two renames leaves it beside its place, where the next
+    `staged_directory` finds it. Remote directories cannot be renamed: there the old one goes first, and the manifest,
+    without which there is no product, comes last.
     """
     if is_remote(final):
-        source, source_path = filesystem(staging)
-        target, target_path = filesystem(final)
         remove(final)
-        pafs.copy_files(source_path, target_path, source_filesystem=source, destination_filesystem=target)
+        _copy(staging, final)
         remove(staging)
         return
-    retired = Path(f"{final}.{uuid.uuid4().hex[:8]}.retired")
+    retired = Path(f"{final}{_RETIRED}{uuid.uuid4().hex[:8]}")
     Path(final).parent.mkdir(parents=True, exist_ok=True)
     if Path(final).exists():
         os.replace(final, retired)
@@ -169,13 +178,44 @@ def publish(staging: str, final: str) -> None:
     shutil.rmtree(retired, ignore_errors=True)
 
 
-def _make_directory(staging: str, final: str) -> None:
+def _copy(source: str, target: str) -> None:
+    """Copy a directory's files, its manifest last."""
+    source_system, source_path = filesystem(source)
+    target_system, target_path = filesystem(target)
+    files = [info.path for info in source_system.get_file_info(pafs.FileSelector(source_path, recursive=True))
+             if info.type == pafs.FileType.File]  # fmt: skip
+    for file in sorted(files, key=lambda file: file.endswith(_MANIFEST)):
+        copied = target_path + file.removeprefix(source_path)
+        pafs.copy_files(file, copied, source_filesystem=source_system, destination_filesystem=target_system)
+
+
+def _make_directory(staging: str, final: str) -> int:
+    """Make the directory `staging` and return a descriptor that holds it, see `_claim`."""
     if os.path.ismount(final):
         raise UserError(f"{final} is a mount point and cannot be replaced; choose a folder in it.")
+    made = Path(f"{final}.{uuid.uuid4().hex[:8]}.new")  # claimed before `_recover` of another process can find it
     try:
-        Path(staging).mkdir(parents=True)
+        made.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"{final} cannot be written ({error.strerror}); choose another folder.") from None
+    descriptor = _claim(str(made))
+    assert descriptor is not None
+    os.replace(made, staging)
+    return descriptor
+
+
+@contextmanager
+def room_for(uri: str) -> Iterator[None]:
+    """What is written in the block lies at `uri`; a full disk, met here or by a task, becomes a `UserError`."""
+    try:
+        yield
+    except Exception as error:
+        cause = find_cause(error, (OSError,))
+        if not isinstance(cause, OSError) or cause.errno not in _FULL:
+            raise
+        raise UserError(
+            f"There is no room left for {uri}, or for temporary files; free some or choose another place."
+        ) from error
 
 
 def _claim(directory: str) -> int | None:
@@ -189,10 +229,17 @@ def _claim(directory: str) -> int | None:
     return descriptor
 
 
-def _remove_abandoned(final: str) -> None:
-    """Delete what killed processes left half done beside `final`, and nothing that is being written."""
-    for left in Path(final).parent.glob(f"{Path(final).name}{_UNFINISHED}*"):
-        descriptor = _claim(str(left))
+def _recover(final: str) -> None:
+    """Put back what a killed process took away from `final`, and delete what it left half done beside it; what a living
+    one is writing stays."""
+    beside = glob.escape(final)
+    for retired in glob.glob(f"{beside}{_RETIRED}*"):
+        if Path(final).exists():
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            os.replace(retired, final)
+    for left in glob.glob(f"{beside}{_UNFINISHED}*"):
+        descriptor = _claim(left)
         if descriptor is not None:
             shutil.rmtree(left, ignore_errors=True)
             os.close(descriptor)
@@ -202,19 +249,20 @@ def _remove_abandoned(final: str) -> None:
 def staged_directory(final: str) -> Iterator[str]:
     """A fresh directory to fill, which takes the place of `final` when the block ends well and is removed when not.
 
-    What a killed process left beside a local `final` is removed by the next one.
+    Beside a local `final`, what a killed process left is put right first.
     """
+    final = final if is_remote(final) else os.path.realpath(absolute(final))
     staging = f"{final}{_UNFINISHED}{uuid.uuid4().hex[:8]}"
     descriptor = None
     if not is_remote(final):
-        _remove_abandoned(final)
-        _make_directory(staging, final)
-        descriptor = _claim(staging)
+        _recover(final)
+        descriptor = _make_directory(staging, final)
     try:
         yield staging
         publish(staging, final)
     except BaseException:
-        remove(staging)
+        with suppress(OSError):  # a worker that still writes there must not hide what went wrong
+            remove(staging)
         raise
     finally:
         if descriptor is not None:

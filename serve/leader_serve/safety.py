@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
 from leader_platform import storage
 from leader_platform.artifacts import STUDENT
-from leader_platform.data.interactions import substances_meant
+from leader_platform.data.interactions import seldom_meant, substance_names
 from leader_platform.errors import UserError
 from leader_serve.schemas import Between
 
@@ -43,20 +43,29 @@ class Interaction:
 class InteractionTable:
     """Known interactions of a medication class with another class, or with a substance that a patient takes.
 
-    A fact about two substances is one about the class of each with the other substance. `names` says which substances
-    a recommended class is taken to mean (`substances_meant`); what concerns others of the class alone is no alert.
+    A fact about two substances is one about the class of each with the other substance, unless that class seldom means
+    its substance (`seldom_meant`). A substance without a name in `names` goes by its code: a run may know more of them
+    than the installed package.
     """
 
-    def __init__(self, rows: Iterable[dict[str, Any]] = (), names: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        rows: Iterable[dict[str, Any]] = (),
+        names: Mapping[str, str] | None = None,
+        seldom_meant: Collection[str] = (),
+    ) -> None:
         names = names or {}
         # [class, code] -> fact -> names of the class's substances; dictionaries, since they keep order and no doubles.
         self._facts: dict[tuple[str, str], dict[InteractionFact, dict[str, None]]] = {}
         for row in rows:
             fact = InteractionFact(row["severity"], row["reason"], row["source"])
             for code, other in ((row["code_a"], row["code_b"]), (row["code_b"], row["code_a"])):
-                if code in names or code == _class_of(code):
-                    concerned = self._facts.setdefault((_class_of(code), other), {}).setdefault(fact, {})
-                    concerned |= {names[code]: None} if code in names else {}
+                if code in seldom_meant:
+                    continue
+                its_class = _class_of(code)
+                concerned = self._facts.setdefault((its_class, other), {}).setdefault(fact, {})
+                if code != its_class:
+                    concerned[names.get(code, code)] = None
 
     @classmethod
     def load(cls, run: str) -> InteractionTable:
@@ -64,7 +73,8 @@ class InteractionTable:
         path = storage.join(run, STUDENT, INTERACTIONS_FILE)
         if not storage.exists(path):
             raise UserError(f"{path} is missing, so interactions cannot be checked; train the run's student again.")
-        return cls(storage.read_parquet(path, columns=_COLUMNS).to_pylist(), substances_meant())
+        rows = storage.read_parquet(path, columns=_COLUMNS).to_pylist()
+        return cls(rows, substance_names(), seldom_meant())
 
     def facts(self, medication_class: str, other: str) -> Mapping[InteractionFact, Iterable[str]]:
         """What is known of a class with exactly this class or substance, each with the class's substances concerned."""

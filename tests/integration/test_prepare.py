@@ -11,11 +11,14 @@ import pytest
 from pyarrow import fs as pafs
 from support.patients import FLOW, PROMPTS, SAMPLES, UNMAPPED, VISITS, rows, write_hosp
 
+from leader_jobs.events import write_events
 from leader_jobs.prepare import PrepareArguments, prepare
 from leader_platform import storage
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
+from leader_platform.data.drugs import DrugMap
 from leader_platform.data.samples import SPLITS
+from leader_platform.data.sources import SOURCES
 from leader_platform.errors import UserError, find_cause
 from leader_platform.settings import load_config
 
@@ -69,6 +72,8 @@ def test_more_shards_and_a_second_run_give_the_same_data(
     for split in SPLITS:
         expected = {row["sample_id"]: row for row in data.samples(split).to_pylist()}
         assert {row["sample_id"]: row for row in sharded.samples(split).to_pylist()} == expected
+    for counted in ("flow", "options", "left_out", "coverage", "warnings", "splits", "mean_codes_per_visit"):
+        assert sharded.manifest[counted] == data.manifest[counted]
     assert sharded.vocabulary == data.vocabulary
     assert sharded.titles == data.titles
 
@@ -83,22 +88,18 @@ def test_a_table_cut_short_is_told_in_a_sentence_and_leaves_nothing(
         prepare(PrepareArguments("mimic4", str(tmp_path / "raw"), str(tmp_path / "out/data")), config, print)
     cause = find_cause(raised.value, (UserError,))
     assert cause is not None
-    assert "prescriptions.csv.gz is damaged or cut short" in str(cause)
+    assert "prescriptions.csv.gz is damaged, cut short or out of reach" in str(cause)
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_an_interrupted_run_keeps_the_old_data_set(
-    ray_local: None, raw: Path, config: LeaderConfig, tmp_path: Path
-) -> None:
-    old = tmp_path / "data" / "manifest.json"
-    old.parent.mkdir()
-    old.write_text("old")
+def test_a_failed_run_keeps_the_old_data_set(ray_local: None, raw: Path, config: LeaderConfig, tmp_path: Path) -> None:
+    old = prepare(PrepareArguments("mimic4", str(raw), str(tmp_path / "data")), config, print)
     shutil.copytree(raw, tmp_path / "raw")
     with gzip.open(tmp_path / "raw/hosp/diagnoses_icd.csv.gz", "at") as table:
         table.write("not,a,row\n")
     with pytest.raises(Exception, match="diagnoses"):
         prepare(PrepareArguments("mimic4", str(tmp_path / "raw"), str(tmp_path / "data")), config, print)
-    assert old.read_text() == "old"
+    assert PreparedData(str(tmp_path / "data")).manifest == old
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "raw"]
 
 
@@ -118,3 +119,15 @@ def test_an_object_store_is_read_and_written(
         uri.removeprefix(f"{object_store}/").split("/")[0] for uri in storage.list_files(object_store, recursive=True)
     }
     assert written == {"raw", "data"}
+
+
+def test_a_part_that_another_node_cannot_see_is_told(
+    ray_local: None, raw: Path, config: LeaderConfig, tmp_path: Path
+) -> None:
+    source = SOURCES["mimic4"]
+    directory = str(tmp_path / "events")
+    events = write_events(source, source.open_tables(str(raw)), DrugMap.from_package(), config, directory, "OUT")
+    assert len(events.read("medications", 0)) > 0
+    (tmp_path / "events/medications/shard-00000.arrow").unlink()
+    with pytest.raises(UserError, match="shared storage"):
+        events.read("medications", 0)

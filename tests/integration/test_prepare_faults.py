@@ -66,11 +66,11 @@ def test_faulty_rows_are_counted_in_warnings(ray_local: None, config: LeaderConf
     )
     warnings = prepared("mimic4", raw, tmp_path / "data", config).manifest["warnings"]
     for fault in (
-        "diagnoses_icd: rows of an unknown ICD version (1 rows).",
-        "diagnoses_icd: rows without a code (1 rows).",
-        "diagnoses: rows of an admission that the patient does not have (1 rows).",
-        "patients: rows that repeat a patient (1 rows).",
-        "prescriptions: rows without a subject or an admission number (1 rows).",
+        "diagnoses_icd: rows of an unknown ICD version (1 row).",
+        "diagnoses_icd: rows without a code (1 row).",
+        "diagnoses: rows of an admission that the patient does not have (1 row).",
+        "patients: rows that repeat a patient (1 row).",
+        "prescriptions: rows without a subject or an admission number (1 row).",
     ):
         assert fault in warnings
 
@@ -91,7 +91,7 @@ def test_a_full_disk_is_told_in_a_sentence_and_left_clean(
     ray_local: None, raw: Path, config: LeaderConfig, small_disk: Path
 ) -> None:
     message = failure(raw, small_disk / "data", config)
-    assert message.startswith(f"There is no room left for {small_disk}/data")
+    assert message.startswith(f"There is no room left for {small_disk}/data, or for temporary files")
     assert list(small_disk.iterdir()) == []
 
 

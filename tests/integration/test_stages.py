@@ -48,7 +48,7 @@ def run(data: PreparedData, config: LeaderConfig, tmp_path_factory: pytest.TempP
 def test_the_teacher_learns_and_exports_what_it_learnt(run: Run, data: PreparedData, config: LeaderConfig) -> None:
     told = run.manifest("teacher")["training"]
     assert [line["step"] for line in told] == list(range(1, 13))
-    assert told[-1]["loss"] < told[0]["loss"]
+    assert told[-1]["loss"] < told[0]["loss"] - 0.1
     # The merged export must say what adapter and head say apart; the features were made from the merged one.
     import torch
     from peft import PeftModel

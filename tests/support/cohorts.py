@@ -38,8 +38,9 @@ def _add_stay(draw: st.DrawFn, tables: dict[str, list[dict]], subject: int, stay
     tables["admissions"].append({**ids, "admitted_at": admitted, "insurance": "Medicare", "race": None})
     for kind, letter in (("diagnoses", "D"), ("procedures", "P")):
         for suffix in draw(st.lists(st.sampled_from("ABC"), max_size=3)):
-            position = draw(st.integers(1, 3))
+            position = draw(st.one_of(st.none(), st.integers(1, 3)))
             tables[kind].append({**ids, "position": position, "code": f"ICD10CM:{letter}{stay}{suffix}"})
     for code in draw(st.lists(st.sampled_from(CLASSES), max_size=6)):
-        started = draw(st.one_of(st.none(), st.integers(-5, 60).map(lambda hours: admitted + timedelta(hours=hours))))
+        hours = draw(st.one_of(st.none(), st.integers(-5, 60), st.integers(-440_000, 440_000)))  # 50 years either way
+        started = None if hours is None else admitted + timedelta(hours=hours)
         tables["medications"].append({**ids, "started_at": started, "atc": code})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -10,15 +11,20 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 from support.patients import write_hosp
 from typer.testing import CliRunner
 
+from leader_cli import data
 from leader_cli.main import app
 from leader_cli.recommend import Model
+from leader_cli.tables import rich_tables
 from leader_cli.train import StageName
 from leader_jobs.pipeline import GROUPS, STAGES
 from leader_platform.config import LeaderConfig
+from leader_platform.errors import UserError
 from leader_platform.recipes import recipe
+from leader_platform.report import Table
 from leader_platform.settings import load_config
 from leader_serve.schemas import ModelChoice
 
@@ -125,6 +131,38 @@ def test_synth_tells_counts_as_json_alone(tmp_path: Path) -> None:
     told = json.loads(result.stdout)
     assert (told["out"], told["patients"], told["seed"]) == (str(out), 5, 1)
     assert (out / "hosp" / "patients.csv.gz").exists()
+
+
+def test_synth_tells_its_counts_as_a_table_under_an_unbroken_title(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["data", "synth", "--out", "a-folder-with-a-long-name", "--patients", "5"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[0].strip() == "Synthetic cohort in a-folder-with-a-long-name"
+    assert (tmp_path / "a-folder-with-a-long-name/hosp/patients.csv.gz").exists()
+
+
+def test_synth_shows_the_patients_written_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(data, "remarks", Console(file=shown, force_terminal=True, width=80))
+    result = CliRunner().invoke(app, ["data", "synth", "--out", str(tmp_path / "raw"), "--patients", "5"])
+    assert result.exit_code == 0, result.output
+    assert "5/5" in shown.getvalue()
+
+
+def test_synth_refuses_a_remote_folder(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["data", "synth", "--out", "s3://bucket/x", "--patients", "5"])
+    assert isinstance(result.exception, UserError)
+    assert "--out s3://bucket/x is remote" in str(result.exception)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_long_table_is_cut_and_says_so() -> None:
+    rows = [(f"row {number}", number) for number in range(1204)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(*rich_tables([Table("Rows", ("name", "value"), rows)], most_rows=3))
+    text = console.export_text()
+    assert "row 2" in text
+    assert "row 3" not in text
+    assert "and 1,201 more" in text
 
 
 def test_prepare_checks_its_tables_before_ray_starts(tmp_path: Path) -> None:

@@ -55,3 +55,16 @@ def test_a_wrong_address_is_one_sentence(server: FileServer, tmp_path: Path) -> 
     assert isinstance(result.exception, UserError)
     assert "terms/mimic_drug_to_atc.csv.gz does not exist" in str(result.exception)
     assert list(tmp_path.iterdir()) == []
+    assert result.stderr.splitlines()[1:] == []  # the licence alone: no empty bar
+
+
+def test_a_remote_folder_is_refused() -> None:
+    result = CliRunner().invoke(app, ["data", "fetch", "terminology", "--out", "s3://bucket/x"])
+    assert isinstance(result.exception, UserError)
+    assert "--out s3://bucket/x is remote" in str(result.exception)
+
+
+def test_help_names_every_collection_whole() -> None:
+    text = CliRunner().invoke(app, ["data", "fetch", "--help"], env={"COLUMNS": "80"}).stdout
+    for name in COLLECTIONS:
+        assert name in text

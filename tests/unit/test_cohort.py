@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from support.patients import FLOW, TABLES, VISITS, read_events, rows, write_hosp
 
@@ -194,7 +195,7 @@ def faults(changes: dict[str, str], tmp_path: Path) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("table", "row", "fault"),
     [
-        ("admissions", "10,1000,2151-06-01 08:00:00,,,,,", "admissions: rows that repeat an admission number"),
+        ("admissions", "10,1000,2151-06-01 08:00:00,,,,,", "admissions: rows that repeat a stay"),
         ("patients", "10,F,70,2150,2014 - 2016,", "patients: rows that repeat a patient"),
         (
             "admissions",
@@ -214,7 +215,17 @@ def faults(changes: dict[str, str], tmp_path: Path) -> dict[str, int]:
         (
             "prescriptions",
             "10,1000,2151-05-30 09:00:00,,MAIN,Aspirin,,0",
-            "prescriptions: rows that start more than a day before the admission, kept",
+            "prescriptions: that start more than a day before the stay, kept",
+        ),
+        (
+            "prescriptions",
+            "10,1000,2151-06-07 09:00:00,,MAIN,Aspirin,,0",
+            "prescriptions: that start more than a day after the stay, kept",
+        ),
+        (
+            "admissions",
+            "10,9000,2151-08-01 08:00:00,2151-07-01 08:00:00,,,,",
+            "admissions: that end before they begin, kept",
         ),
     ],
 )
@@ -224,3 +235,35 @@ def test_a_faulty_row_is_counted(tmp_path: Path, table: str, row: str, fault: st
 
 def test_clean_tables_have_no_faults(tmp_path: Path) -> None:
     assert faults({}, tmp_path) == {}
+
+
+@pytest.mark.parametrize("subject", [10, 20])
+def test_a_stays_number_under_two_patients_is_two_stays(tmp_path: Path, subject: int) -> None:
+    """So that it does not matter which patients a shard holds."""
+    changed = {
+        "admissions": TABLES["admissions"] + "20,1000,2125-01-01 08:00:00,,,,,\n",
+        "diagnoses_icd": TABLES["diagnoses_icd"] + "20,1000,1,I10,10\n",
+        "prescriptions": TABLES["prescriptions"] + "20,1000,2125-01-01 09:00:00,,MAIN,Warfarin,,0\n",
+    }
+    events = read_events(write_hosp(tmp_path, **changed))
+    alone = {
+        kind: table.filter(pc.equal(table["subject_id"], subject))
+        for kind, table in events.items()
+        if kind[-6:] != "titles"
+    }
+    visits, _ = cohort.visits(events, DataConfig())
+    whole = [row for row in rows(visits) if row["subject_id"] == subject]
+    assert rows(cohort.visits(alone, DataConfig())[0]) == whole
+    assert ["ATC:B01A"] in [row["medications"] for row in whole] or subject == 10
+
+
+def test_what_has_no_start_is_not_counted_as_outside_the_window(tmp_path: Path) -> None:
+    undated = TABLES["prescriptions"] + "10,1000,,,MAIN,Warfarin,,0\n"
+    visits, tally = cohort.visits(
+        read_events(write_hosp(tmp_path, prescriptions=undated)), DataConfig(label_window_hours=24)
+    )
+    assert tally[("removed", "data.label_window_hours")] == 4
+    assert tally[("left out", "prescriptions: without a start, so not in the label window")] == 1
+    (stay,) = [row for row in visits.to_pylist() if row["hadm_id"] == 1000]
+    assert "ATC:B01A" in stay["medications"]
+    assert "ATC:B01A" not in stay["labels"]

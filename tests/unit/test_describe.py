@@ -242,6 +242,10 @@ def test_tables_tell_options_coverage_and_the_long_tail(prepared: PreparedData) 
         if isinstance(block, Table)
     }
     assert ("data.min_visits", "1", 0, "visits") in tables["What each option removed"].rows
+    assert [row[1] for row in tables["What each option removed"].rows if row[0] == "data.label_window_hours"] == [
+        "whole stay"
+    ]
+    assert ("split", "patients at random") in tables["Facts"].rows
     assert tables["Prescription rows and ATC"].rows == [
         ("mapped by drug name", MAPPED_ROWS, pytest.approx(16 / 19)),
         ("not mapped", 3, pytest.approx(3 / 19)),
@@ -271,7 +275,10 @@ def test_years_that_no_table_tells_are_left_out(prepared: PreparedData) -> None:
 def test_describe_prints_and_writes_the_page_beside_the_data(prepared: PreparedData) -> None:
     result = CliRunner().invoke(app, ["data", "describe", prepared.uri])
     assert result.exit_code == 0, result.output
-    assert f"The page is in {prepared.uri}/describe.html." in result.stderr
+    assert result.stderr.splitlines() == [
+        f"Counting visits and samples in {prepared.uri} ...",
+        f"The page is in {prepared.uri}/describe.html.",
+    ]
     for text in ("Cohort from mimic4", "with a mapped medication", "Zzyzx, Study Drug", "0.3333", "Splits by patient"):
         assert text in result.stdout
     page = Path(prepared.uri, "describe.html").read_text()
@@ -292,11 +299,23 @@ def test_json_has_the_manifest_and_the_statistics(prepared: PreparedData, tmp_pa
     assert not Path(prepared.uri, "describe.html").exists()
 
 
-def test_a_page_that_cannot_be_written_is_bad_input(prepared: PreparedData, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("html", "part"),
+    [
+        ("file/page.html", "--html file/page.html cannot be written"),
+        ("data", "is a folder; name a file in it"),
+        ("nowhere://page.html", "use a path, s3:// or gs://"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_refused_before_all_is_counted(
+    prepared: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, html: str, part: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
-    result = CliRunner().invoke(app, ["data", "describe", prepared.uri, "--html", str(tmp_path / "file" / "page.html")])
+    result = CliRunner().invoke(app, ["data", "describe", prepared.uri, "--html", html])
     assert isinstance(result.exception, UserError)
-    assert "choose another file" in str(result.exception)
+    assert part in str(result.exception)
+    assert "Counting" not in result.stderr
 
 
 def test_a_read_only_data_set_is_described_without_a_page(

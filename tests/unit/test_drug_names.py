@@ -69,6 +69,20 @@ SPELLINGS = {
     "Albumin 25% (12.5g / 50mL)": "B05AA01",
     "Insulin 70/30": "A10AD01",
     "Vitamin B-12": "B03BA01",
+    "Vancomycin in 0.9% Sodium Chloride": "J01XA01",
+    "Heparin in 0.45% Sodium Chloride": "B01AB01",
+    "Norepinephrine in D5W": "C01CA03",
+    "Furosemide in 0.9% Sodium Chloride": "C03CA01",
+    "Oxytocin in Lactated Ringers": "H01BB02",
+    "Dextrose 5% in Sodium Chloride 0.45%": "B05BB02",
+    "Lantus U-100 Insulin": "A10AE04",
+    "HumaLOG Insulin": "A10AB04",
+    "Tuberculin PPD": "V04CF01",
+    "Zithromax Z-Pak": "J01FA10",
+    "Promethazine-Codeine": "R05FA",
+    "Latanoprost 0.005% Ophth. Soln.": "S01EE01",
+    "Neomycin-Polymyxin-Bacitracin Ophth. Oint": "S01AA30",
+    "Ocuvite Eye Health": "A11AA03",
 }
 
 NORMAL_FORMS = {
@@ -103,9 +117,25 @@ def test_normal_form(drug: str, normal: str) -> None:
 
 @pytest.mark.parametrize(
     "drug",
-    ["", "Bag", "adde", "Neomycin-Unheardof", "aspirin with metoprolol", "Unheardof (with albumin)"],
+    [
+        *("", "Bag", "adde", "Neomycin-Unheardof", "aspirin with metoprolol", "Unheardof (with albumin)"),
+        "Sodium Chloride 0.9% with heparin",
+    ],
 )
 def test_unknown_names_and_unknown_combinations_stay_unmapped(package: DrugMap, drug: str) -> None:
+    assert package.atc(drug) is None
+
+
+@pytest.mark.parametrize(
+    "drug",
+    [
+        "Voriconazole 1% Ophth. Soln",
+        "Voriconazole Ophth (VFEND)",
+        "Vancomycin 25mg/mL Ear Drops",
+        "Amphotericin B Ophth Soln 0.1%",
+    ],
+)
+def test_a_drug_for_the_eye_or_ear_is_not_taken_for_the_one_that_is_swallowed(package: DrugMap, drug: str) -> None:
     assert package.atc(drug) is None
 
 

@@ -20,8 +20,9 @@ from leader_platform.data.interactions import (
     interaction_matrix,
     interactions,
     package_interactions,
+    seldom_meant,
     substance_interactions,
-    substances_meant,
+    substance_names,
     terminology_interactions,
 )
 from leader_platform.errors import UserError
@@ -93,7 +94,8 @@ def test_a_code_is_either_meant_by_its_class_or_not() -> None:
     rows = read("interaction_substances.csv")
     meant, seldom = ({code for row in rows for code in row[column].split()} for column in ("atc", "seldom_meant"))
     assert not meant & seldom
-    assert set(substances_meant()) == {f"ATC:{code}" for code in meant}
+    assert seldom_meant() == {f"ATC:{code}" for code in seldom}
+    assert set(substance_names()) - seldom_meant() == {f"ATC:{code}" for code in meant}
 
 
 def test_groups_and_lines_name_what_is_known_and_every_name_is_used() -> None:
@@ -109,10 +111,10 @@ def test_the_most_severe_lines_stand_first() -> None:
 
 
 def test_a_combination_is_named_after_its_parts() -> None:
-    names = substances_meant()
+    names = substance_names()
     assert names["ATC:C10AA01"] == "simvastatin"
     assert names["ATC:J01EE01"] == "sulfamethoxazole/trimethoprim"
-    assert "ATC:N02BA01" not in names
+    assert names["ATC:G02BB01"] == "ethinyl estradiol/etonogestrel"
 
 
 def test_the_package_knows_thousands_of_pairs_of_substances() -> None:
@@ -148,6 +150,17 @@ def test_the_package_knows_thousands_of_pairs_of_substances() -> None:
         ("tacrolimus", "voriconazole", "major"),
         ("sotalol", "haloperidol", "major"),
         ("ondansetron", "azithromycin", "moderate"),
+        ("rasagiline", "selegiline", "contraindicated"),
+        ("tranexamic acid", "ethinyl estradiol", "contraindicated"),
+        ("digoxin", "diltiazem", "major"),
+        ("metoprolol", "verapamil", "major"),
+        ("sotalol", "diltiazem", "major"),
+        ("amiodarone", "metoprolol", "major"),
+        ("flecainide", "verapamil", "major"),
+        ("propafenone", "metoprolol", "moderate"),
+        ("clonidine", "metoprolol", "moderate"),
+        ("ibuprofen", "lisinopril", "moderate"),
+        ("naproxen", "valsartan", "moderate"),
     ],
 )
 def test_known_pairs_interact(first: str, second: str, severity: str) -> None:
@@ -166,6 +179,7 @@ def test_known_pairs_interact(first: str, second: str, severity: str) -> None:
         ("naratriptan", "phenelzine"),
         ("tizanidine", "levofloxacin"),
         ("dabigatran", "clarithromycin"),
+        ("ramelteon", "ciprofloxacin"),
     ],
 )
 def test_pairs_that_look_like_known_ones_do_not(first: str, second: str) -> None:
@@ -178,6 +192,19 @@ def test_pairs_that_look_like_known_ones_do_not(first: str, second: str) -> None
 def test_codes_that_look_like_known_ones_do_not(acetaminophen_or_calcium: str, other: str) -> None:
     """Acetaminophen with lisinopril; calcium carbonate with moxifloxacin, which it does not bind as ciprofloxacin."""
     assert frozenset((acetaminophen_or_calcium, other)) not in SEVERITY
+
+
+def test_no_fact_about_substances_is_milder_than_that_about_their_classes() -> None:
+    """A substance's own fact is told in place of its class's, so it must not hide a graver one."""
+    of_classes = {
+        frozenset((row["code_a"], row["code_b"])): row["severity"] for row in package_interactions().to_pylist()
+    }
+    milder = []
+    for row in substance_interactions().to_pylist():
+        of_class = of_classes.get(frozenset((row["code_a"][:8], row["code_b"][:8])), row["severity"])
+        if SEVERITIES.index(row["severity"]) > SEVERITIES.index(of_class):
+            milder.append((row["code_a"], row["code_b"]))
+    assert milder == []
 
 
 def test_of_several_lines_about_a_pair_the_most_severe_holds() -> None:

@@ -67,6 +67,7 @@ def test_admissions_have_ethnicity_as_race_and_nothing_where_nothing_is_said(tmp
         "subject_id": 20,
         "hadm_id": 120000,
         "admitted_at": datetime(2130, 6, 1, 8),
+        "discharged_at": datetime(2130, 6, 9, 12),
         "insurance": "Private",
         "language": None,
         "marital_status": "SINGLE",

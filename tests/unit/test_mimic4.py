@@ -81,6 +81,7 @@ def test_admissions_have_nothing_where_nothing_is_said(tmp_path: Path) -> None:
         "subject_id": 10,
         "hadm_id": 1000,
         "admitted_at": datetime(2151, 6, 1, 8),
+        "discharged_at": datetime(2151, 6, 5, 12),
         "insurance": "No charge",
         "language": None,
         "marital_status": None,

@@ -31,7 +31,8 @@ def with_settings(*overrides: str) -> LeaderConfig:
 
 
 def prepared(directory: Path, fingerprint: str = "f1") -> PreparedData:
-    storage.write_json(str(directory / "manifest.json"), {"format_version": FORMAT_VERSION, "fingerprint": fingerprint})
+    described = {"format_version": FORMAT_VERSION, "fingerprint": fingerprint, "flow": {}}
+    storage.write_json(str(directory / "manifest.json"), described)
     return PreparedData(str(directory))
 
 
@@ -203,6 +204,23 @@ def test_a_folder_of_something_else_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="out"):
         check(arguments(tmp_path), DEFAULT)
+
+
+def test_a_run_is_not_written_over(tmp_path: Path) -> None:
+    """It has a manifest of its own, beside models that took days."""
+    write_hosp(tmp_path / "raw")
+    with Run(str(tmp_path / "out")).product(TEACHER, "t", DEFAULT, {}):
+        pass
+    with pytest.raises(UserError, match="not a data set"):
+        check(arguments(tmp_path), DEFAULT)
+
+
+def test_the_raw_tables_are_known_by_another_path(tmp_path: Path) -> None:
+    raw = write_hosp(tmp_path / "raw")
+    (tmp_path / "link").symlink_to(raw)
+    for out in (tmp_path / "link", tmp_path / "x" / ".." / "raw"):
+        with pytest.raises(UserError, match="lie within each other"):
+            check(arguments(tmp_path, out=str(out)), DEFAULT)
 
 
 def test_a_prepared_data_set_and_an_empty_folder_may_be_replaced(tmp_path: Path) -> None:

@@ -60,13 +60,14 @@ def page() -> str:
     table = Table("Splits", ("split", "samples", "share"), [("train", 1234, Share(0.8)), ("<test>", 309, Share(0.2))])
     bars = bar_chart("Samples", {"train & more": 1234, "$5 <b>": 309}, "samples")
     again = bar_chart("Samples again", {"train & more": 1234, "$5 <b>": 309}, "samples")
-    sections = [Section("First", ("A paragraph <script>.", table, bars)), Section("Second", (again,))]
+    same = Table("Samples again", ("split",), [("train",)])
+    sections = [Section("First", ("A paragraph <script>.", table, bars)), Section("Second", (again, same))]
     return html_page("A title & more", "A lead.", sections, "A footer.")
 
 
 def test_a_page_is_well_formed_and_in_order(page: str) -> None:
     outline = Outline(page)
-    assert [outline.count(tag) for tag in ("h1", "h2", "table", "figure", "svg", "footer")] == [1, 2, 1, 2, 2, 1]
+    assert [outline.count(tag) for tag in ("h1", "h2", "table", "figure", "svg", "footer")] == [1, 2, 2, 2, 2, 1]
     assert "A paragraph &lt;script&gt;." in page
     assert page.index("First") < page.index("Splits") < page.index("Second") < page.index("A footer.")
 
@@ -82,7 +83,14 @@ def test_a_page_fetches_nothing(page: str) -> None:
 
 def test_no_name_stands_twice_on_a_page(page: str) -> None:
     names = re.findall(r' id="([^"]+)"', page)
-    assert all("_" not in name for name in names)
+    assert names
+    assert len(names) == len(set(names))
+
+
+def test_a_title_that_a_chart_has_told_is_not_told_again_by_its_table(page: str) -> None:
+    assert "<caption>Splits</caption>" in page
+    assert page.count(">Samples again<") == 1
+    assert '<table aria-label="Samples again">' in page
 
 
 def test_a_table_sets_its_numbers_to_the_right(page: str) -> None:
@@ -112,6 +120,12 @@ def test_a_charts_text_stays_text_and_equal_charts_are_equal() -> None:
         (1234.567, "1,234.57"),
         (0, "0"),
         (Share(0.1234), "12.3%"),
+        (Share(0.0), "0.0%"),
+        (Share(0.0002), "<0.1%"),
+        (Share(0.0006), "0.1%"),
+        (Share(0.9994), "99.9%"),
+        (Share(0.9998), ">99.9%"),
+        (Share(1.0), "100.0%"),
         (Score(0.04659), "0.0466"),
     ],
 )

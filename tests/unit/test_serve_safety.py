@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from leader_platform import storage
-from leader_platform.data.interactions import interactions, substances_meant
+from leader_platform.data.interactions import interactions, seldom_meant, substance_names
 from leader_platform.errors import UserError
 from leader_serve.safety import Interaction, InteractionFact, InteractionTable, interactions_within
 
@@ -42,7 +42,7 @@ SUBSTANCE_ROWS: list[dict[str, Any]] = [
         ("ATC:C10AA99", AMIODARONE, MUSCLE),
     )
 ]
-SUBSTANCE_TABLE = InteractionTable(SUBSTANCE_ROWS, NAMES)
+SUBSTANCE_TABLE = InteractionTable(SUBSTANCE_ROWS, NAMES, {"ATC:C10AA99"})
 
 
 def test_pairs_within_the_recommendation_in_its_order() -> None:
@@ -100,9 +100,12 @@ def test_a_substance_that_a_recommended_class_is_not_taken_to_mean_brings_no_ale
     assert found == [Interaction(("ATC:C10A", AMIODARONE), "recommended-current", CAPPED, ("simvastatin",))]
 
 
+PACKAGE_TABLE = InteractionTable(interactions(None).to_pylist(), substance_names(), seldom_meant())
+
+
 def package_alerts(recommended: str, current: str) -> list[tuple[str | None, tuple[str, ...]]]:
-    table = InteractionTable(interactions(None).to_pylist(), substances_meant())
-    return [(found.fact.severity, found.substances) for found in interactions_within([recommended], [current], table)]
+    alerts = interactions_within([recommended], [current], PACKAGE_TABLE)
+    return [(alert.fact.severity, alert.substances) for alert in alerts]
 
 
 @pytest.mark.parametrize(
@@ -116,6 +119,14 @@ def package_alerts(recommended: str, current: str) -> list[tuple[str | None, tup
         ("ATC:J01E", "ATC:L01BA01", "major", "sulfamethoxazole/trimethoprim"),
         ("ATC:B01A", "ATC:N02BA01", "major", "warfarin"),
         ("ATC:C09B", "ATC:N05AN01", "major", "hydrochlorothiazide/lisinopril"),
+        ("ATC:B01A", "ATC:J02AC01", "major", "warfarin"),
+        ("ATC:C01A", "ATC:C08DB01", "major", "digoxin"),
+        ("ATC:C01B", "ATC:C07AB02", "major", "amiodarone"),
+        ("ATC:C08D", "ATC:C07AB02", "major", "verapamil"),
+        ("ATC:J01X", "ATC:J01GB03", "major", "vancomycin"),
+        ("ATC:M01A", "ATC:L01BA01", "major", "ibuprofen"),
+        ("ATC:L04A", "ATC:J01FA09", "major", "tacrolimus"),
+        ("ATC:C02A", "ATC:C07AB02", "moderate", "clonidine"),
     ],
 )
 def test_the_packages_substances_interact(recommended: str, current: str, severity: str, substance: str) -> None:
@@ -130,10 +141,36 @@ def test_the_packages_substances_interact(recommended: str, current: str, severi
         ("ATC:N02B", "ATC:B01AA03"),  # aspirin is seldom what is meant
         ("ATC:A02B", "ATC:C10AA01"),  # nor is a pack with clarithromycin
         ("ATC:J01F", "ATC:C10AA03"),  # pravastatin
+        ("ATC:C01D", "ATC:G04BD04"),  # oxybutynin
+        ("ATC:J02A", "ATC:B01AB01"),  # heparin
+        ("ATC:B01A", "ATC:J02AX05"),  # micafungin
+        ("ATC:B01A", "ATC:P01AX06"),  # atovaquone
+        ("ATC:C08D", "ATC:C10AA07"),  # rosuvastatin
+        ("ATC:C10A", "ATC:C01BC04"),  # flecainide
+        ("ATC:N05A", "ATC:J01FF01"),  # clindamycin
+        ("ATC:C01B", "ATC:J01FF01"),
+        ("ATC:L04A", "ATC:J01FF01"),
+        ("ATC:J01E", "ATC:L01BC01"),  # cytarabine
+        ("ATC:J01G", "ATC:J01XE01"),  # nitrofurantoin
     ],
 )
 def test_the_package_raises_no_alert_where_none_is_due(recommended: str, current: str) -> None:
     assert package_alerts(recommended, current) == []
+
+
+@pytest.mark.parametrize("code_a", [CLARITHROMYCIN, "ATC:J01FA98"], ids=["with a known substance", "both unknown"])
+def test_a_substance_that_the_installed_package_does_not_know_brings_an_alert_all_the_same(code_a: str) -> None:
+    row = {"code_a": code_a, "code_b": "ATC:N02BE99", "severity": "major", "reason": "bleeding", "source": "example"}
+    table = InteractionTable([row], NAMES)
+    (taken,) = interactions_within(["ATC:J01F"], ["ATC:N02BE99"], table)
+    assert taken.substances == (NAMES.get(code_a, code_a),)
+    (meant,) = interactions_within(["ATC:N02B"], [code_a], table)
+    assert meant.substances == ("ATC:N02BE99",)
+
+
+def test_what_concerns_substances_is_no_alert_between_two_recommended_classes() -> None:
+    """Simvastatin with clarithromycin is forbidden, but neither is known to be the one meant."""
+    assert interactions_within(["ATC:C10A", "ATC:J01F"], [], PACKAGE_TABLE) == []
 
 
 def test_the_table_is_read_from_the_run(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -221,3 +222,46 @@ def test_an_arrow_stream_is_read_back_whatever_dictionaries_its_parts_had(tmp_pa
         for codes in (["b", "a"], ["c", "a", "c"]):
             writer.write_table(pa.table({"code": pa.array(codes).dictionary_encode()}, schema=schema))
     assert storage.read_stream(path)["code"].to_pylist() == ["b", "a", "c", "a", "c"]
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
+    """The old directory lies beside its place; the next run puts it back before it begins, and then may fail."""
+    with storage.staged_directory(str(tmp_path / "d[1]")) as staging:
+        storage.write_json(storage.join(staging, "manifest.json"), "old")
+    os.replace(tmp_path / "d[1]", tmp_path / "d[1].retired-0a1b2c3d")
+    (tmp_path / "d[1].unfinished-0a1b2c3d").mkdir()
+    with pytest.raises(ZeroDivisionError), storage.staged_directory(str(tmp_path / "d[1]")):
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["d[1]"]
+    assert storage.read_json(str(tmp_path / "d[1]/manifest.json")) == "old"
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "data").symlink_to(tmp_path / "disk" / "data")
+    for value in ("first", "second"):
+        with storage.staged_directory(str(tmp_path / "data")) as staging:
+            storage.write_json(storage.join(staging, "manifest.json"), value)
+    assert (tmp_path / "data").is_symlink()
+    assert storage.read_json(str(tmp_path / "disk/data/manifest.json")) == "second"
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["data"]
+
+
+def test_what_went_wrong_is_told_whatever_cleaning_up_meets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: str) -> None:
+        raise OSError("Cannot delete directory")
+
+    monkeypatch.setattr(storage, "remove", fail)
+    with pytest.raises(UserError, match="a sentence"), storage.staged_directory(str(tmp_path / "data")):
+        raise UserError("a sentence")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_names_the_place(number: int) -> None:
+    with pytest.raises(UserError, match="no room left for /d/data"), storage.room_for("/d/data"):
+        raise RuntimeError("a task failed") from OSError(number, "full")
+
+
+def test_other_failures_are_not_called_a_full_disk() -> None:
+    with pytest.raises(PermissionError), storage.room_for("/d/data"):
+        raise PermissionError(errno.EACCES, "denied")

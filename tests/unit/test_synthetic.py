@@ -1,5 +1,6 @@
 """The synthetic cohort as files: reproducible, well-formed as MIMIC-IV, plausible."""
 
+import errno
 import gzip
 import hashlib
 from pathlib import Path
@@ -257,15 +258,15 @@ def test_fills_an_empty_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["cohort"]
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw_block = write.draw_block
 
     def fail_at_second(parameters: Parameters, seed: int, number: int, uses_icd10: bool) -> Block:
         if number == 1:
-            raise OSError("disk full")
+            raise OSError(errno.ENOSPC, "No space left on device")
         return draw_block(parameters, seed, number, uses_icd10)
 
     monkeypatch.setattr(write, "draw_block", fail_at_second)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=r"no room left for .*cohort"):
         write_raw("mimic4", tmp_path / "cohort", PATIENTS_PER_BLOCK + 1, seed=0)
     assert not any(tmp_path.iterdir())

@@ -1,8 +1,6 @@
 """From events to visits, and from visits to a split by patient: pure functions on Arrow tables.
 
-A *tally* is a `Counter` whose keys are `(name,)` or `(name, item)`; tallies of shards add up to the cohort's. What
-falls out is counted under `("left out", reason)` where that is normal, under `("fault", reason)` where a clean table
-never has it, and under `("removed", option)` where an option of the cohort asked for it.
+What falls out is counted in a tally (`tallies.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from leader_platform.config import DataConfig
 from leader_platform.data.drugs import atc_class
 from leader_platform.data.events import age_at
 from leader_platform.data.lists import (
+    NO_TIME,
     Booleans,
     Integers,
     as_integers,
@@ -31,6 +30,7 @@ from leader_platform.data.lists import (
     whole,
 )
 from leader_platform.data.records import KINDS
+from leader_platform.data.tallies import Tally
 
 VISIT_SCHEMA = pa.schema(
     [
@@ -57,18 +57,20 @@ FLOW = (
     "of patients with enough visits",
 )
 
+_STAY = ["subject_id", "hadm_id"]  # a number under two patients is two stays, whichever of them a shard holds
 _SUBSTANCE_LENGTH = len("ATC:C09AA05")
-_HOUR = 3600  # seconds
+_HOUR, _DAY = 3600, 24 * 3600  # seconds
+_NO_TIME_SECONDS = NO_TIME // 2000  # half of what a missing start comes to: beyond every real time
 
 
-def visits(events: Mapping[str, pa.Table], config: DataConfig) -> tuple[pa.Table, Counter]:
+def visits(events: Mapping[str, pa.Table], config: DataConfig) -> tuple[pa.Table, Tally]:
     """The visits of all patients in `events`, ordered by patient and admission time, and a tally of what was left out.
 
     `events` maps patients, admissions, diagnoses and procedures to tables of `EVENT_SCHEMAS`, and medications to
     `MAPPED_SCHEMA`. A visit number counts the kept visits of a patient from 1. Visits are ordered by admission time,
     never by `hadm_id`, which is random (FIELD, defect 2). Medications stand in the order in which they were started.
     """
-    tally: Counter = Counter()
+    tally: Tally = Counter()
     stays = _stays(events, tally)
     columns = {kind: _coded(events[kind], kind, stays, tally) for kind in ("diagnoses", "procedures")}
     columns |= _medications(events["medications"], stays, config, tally)
@@ -86,43 +88,53 @@ def position_in_run(subjects: pa.ChunkedArray) -> Integers:
     return np.arange(len(values)) - np.repeat(starts, np.diff(np.append(starts, len(values))))
 
 
-def _stays(events: Mapping[str, pa.Table], tally: Counter) -> pa.Table:
+def _stays(events: Mapping[str, pa.Table], tally: Tally) -> pa.Table:
     """One row an admission, in the order of visits, with the patient's profile."""
-    stays = _first_of_each(events["admissions"], "hadm_id", "admissions: rows that repeat an admission number", tally)
+    stays = _first_of_each(events["admissions"], _STAY, "admissions: rows that repeat a stay", tally)
     stays = stays.sort_by([(name, "ascending") for name in ("subject_id", "admitted_at", "hadm_id")])
-    patients = _first_of_each(events["patients"], "subject_id", "patients: rows that repeat a patient", tally)
+    patients = _first_of_each(events["patients"], ["subject_id"], "patients: rows that repeat a patient", tally)
+    backwards = pc.less(stays["discharged_at"], stays["admitted_at"])
+    _count(tally, "fault", "admissions: that end before they begin, kept", _num_true(backwards))
     whose = pc.index_in(stays["subject_id"], value_set=whole(patients["subject_id"]))
     _count(tally, "fault", "admissions: of patients who are not in the table of patients", whose.null_count)
     profile = patients.select(["gender", "born_at", "year_shift"]).take(whose)
     age = age_at(stays["admitted_at"], profile["born_at"])
-    unborn = pc.sum(pc.less(stays["admitted_at"], profile["born_at"])).as_py() or 0
-    _count(tally, "fault", "admissions: before the patient's birth, so without an age", unborn)
+    _count(
+        tally,
+        "fault",
+        "patients: without a birth, so their stays have no age",
+        _num_true(pc.and_not(pc.is_null(profile["born_at"]), pc.is_null(whose))),
+    )
+    unborn = pc.and_(pc.is_null(age), pc.is_valid(profile["born_at"]))
+    _count(tally, "fault", "admissions: before the patient's birth, so without an age", _num_true(unborn))
     stays = stays.append_column("gender", profile["gender"]).append_column("age", age)
     year = pc.add(pc.cast(pc.year(stays["admitted_at"]), pa.int32()), profile["year_shift"])
     return stays.append_column("year", year)
 
 
-def _first_of_each(table: pa.Table, key: str, fault: str, tally: Counter) -> pa.Table:
-    values = table[key].to_numpy()
-    first = np.sort(np.unique(values, return_index=True)[1])
-    _count(tally, "fault", fault, len(values) - len(first))
-    return table if len(first) == len(values) else table.take(pa.array(first))
+def _first_of_each(table: pa.Table, keys: list[str], fault: str, tally: Tally) -> pa.Table:
+    again = table.select(keys).to_pandas().duplicated().to_numpy()
+    _count(tally, "fault", fault, int(again.sum()))
+    return table.filter(pa.array(~again))
 
 
-def _count(tally: Counter, kind: str, reason: str, number: int) -> None:
+def _num_true(column: pa.ChunkedArray | pa.Array) -> int:
+    return pc.sum(column).as_py() or 0
+
+
+def _count(tally: Tally, kind: str, reason: str, number: int) -> None:
     if number:
         tally[(kind, reason)] += number
 
 
-def _of_known_stays(rows: pa.Table, kind: str, stays: pa.Table, tally: Counter) -> tuple[pa.Table, Integers]:
+def _of_known_stays(rows: pa.Table, kind: str, stays: pa.Table, tally: Tally) -> tuple[pa.Table, Integers]:
     """The rows that belong to an admission, and the position of its stay."""
-    group, known = group_of(rows["hadm_id"], whole(stays["hadm_id"]))
-    known &= stays["subject_id"].to_numpy()[group] == rows["subject_id"].to_numpy() if len(stays) else False
+    group, known = group_of(rows, stays, _STAY)
     _count(tally, "fault", f"{kind}: rows of an admission that the patient does not have", int((~known).sum()))
     return (rows, group) if known.all() else (rows.filter(pa.array(known)), group[known])
 
 
-def _coded(rows: pa.Table, kind: str, stays: pa.Table, tally: Counter) -> pa.ListArray:
+def _coded(rows: pa.Table, kind: str, stays: pa.Table, tally: Tally) -> pa.ListArray:
     """Each stay's distinct codes in the order of their positions."""
     rows, group = _of_known_stays(rows, kind, stays, tally)
     codes, position = sorted_dictionary(rows["code"]), as_integers(rows["position"])
@@ -134,13 +146,16 @@ def _coded(rows: pa.Table, kind: str, stays: pa.Table, tally: Counter) -> pa.Lis
     return distinct_lists(group, codes, len(stays))
 
 
-def _medications(rows: pa.Table, stays: pa.Table, config: DataConfig, tally: Counter) -> dict[str, pa.ListArray]:
+def _medications(rows: pa.Table, stays: pa.Table, config: DataConfig, tally: Tally) -> dict[str, pa.ListArray]:
     """Each stay's medication classes, its labels among them, and its substances, in the order of their start."""
     rows, group = _of_known_stays(rows, "prescriptions", stays, tally)
     # Seconds, so that a stay's orders fit the fast sort; nothing in MIMIC is finer than a minute.
     after_admission = (as_integers(rows["started_at"]) - as_integers(stays["admitted_at"])[group]) // 1000
-    early = int((after_admission < -24 * _HOUR).sum())
-    _count(tally, "fault", "prescriptions: rows that start more than a day before the admission, kept", early)
+    early = int((after_admission < -_DAY).sum())
+    _count(tally, "fault", "prescriptions: that start more than a day before the stay, kept", early)
+    _count(
+        tally, "fault", "prescriptions: that start more than a day after the stay, kept", _num_late(rows, stays, group)
+    )
     inside = _in_label_window(after_admission, config, tally)
     atc = sorted_dictionary(rows["atc"])
     sequence = sequence_of(group, after_admission, atc.indices.to_numpy())
@@ -163,7 +178,13 @@ def _recoded(codes: pa.DictionaryArray, names: list[str]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(coarse.indices.take(codes.indices), coarse.dictionary)
 
 
-def _in_label_window(after_admission: Integers, config: DataConfig, tally: Counter) -> Booleans:
+def _num_late(rows: pa.Table, stays: pa.Table, group: Integers) -> int:
+    """How many of the rows start more than a day after the end of their stay, where both are known."""
+    started, left = as_integers(rows["started_at"]), as_integers(stays["discharged_at"])[group]
+    return int(((started > left + _DAY * 1000) & (started != NO_TIME)).sum())
+
+
+def _in_label_window(after_admission: Integers, config: DataConfig, tally: Tally) -> Booleans:
     """Which prescriptions are labels: those started within the window. History always shows the whole stay.
 
     `after_admission` is in seconds.
@@ -171,11 +192,13 @@ def _in_label_window(after_admission: Integers, config: DataConfig, tally: Count
     if config.label_window_hours is None:
         return np.ones(len(after_admission), bool)
     inside = after_admission < config.label_window_hours * _HOUR
-    tally[("removed", "data.label_window_hours")] += int((~inside).sum())
+    undated = after_admission > _NO_TIME_SECONDS
+    tally[("removed", "data.label_window_hours")] += int((~inside & ~undated).sum())
+    _count(tally, "left out", "prescriptions: without a start, so not in the label window", int(undated.sum()))
     return inside
 
 
-def _filtered(stays: pa.Table, config: DataConfig, tally: Counter) -> pa.Table:
+def _filtered(stays: pa.Table, config: DataConfig, tally: Tally) -> pa.Table:
     """Apply the cohort's filters in the order of `FLOW`, counting the visits that remain after each."""
     tally[("flow", FLOW[0])] += len(stays)
     steps = [("diagnoses", True), ("medications", True), ("procedures", config.require_procedures)]

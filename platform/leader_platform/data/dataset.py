@@ -18,6 +18,16 @@ INTERACTION_SCHEMA = pa.schema([(name, pa.string()) for name in ("code_a", "code
 TITLE_SCHEMA = pa.schema([("code", pa.string()), ("title", pa.string())])
 
 
+def is_data_set(uri: str) -> bool:
+    """Whether a manifest at `uri` is that of a data set, of any format; a run's has no flow of admissions."""
+    manifest = storage.join(uri, "manifest.json")
+    try:
+        described = storage.read_json(manifest) if storage.exists(manifest) else None
+    except ValueError:
+        return False
+    return isinstance(described, dict) and {"format_version", "flow"} <= set(described)
+
+
 class PreparedData:
     """A prepared data set at a path or URI; opening it reads its manifest, the rest is read when asked for."""
 
@@ -27,7 +37,7 @@ class PreparedData:
         if not storage.exists(manifest):
             raise UserError(
                 f"{uri} is not a prepared data set (no manifest.json); "
-                f"make one with `leader data prepare --raw RAW --out {uri}`."
+                "make one with `leader data prepare --raw RAW --out DIR`."
             )
         try:
             self.manifest = require_object(storage.read_json(manifest))

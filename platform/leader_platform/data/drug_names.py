@@ -19,6 +19,7 @@ _ROUTES: dict[str, tuple[str, ...]] = {
     "transdermal": ("patch", "transdermal"),
     "topical": ("topical", "cream", "ointment", "oint", "lotion", "gel", "shampoo", "dermal"),
 }
+_ROUTES_OF_SENSES = frozenset({"ophthalmic", "otic"})  # what is given so has a code under S, or none
 _ROUTE_OF = {word: route for route, words in _ROUTES.items() for word in words}
 
 _CATION_WORDS = (
@@ -36,8 +37,8 @@ _SALT_WORDS = (
 )
 _SALTS = frozenset(_SALT_WORDS.split())
 _FORM_WORDS = (
-    "and with w for nf inv tab tabs tablet tablets cap caps capsule capsules soln solution sol susp suspension liquid "
-    "elixir syrup drops drop powder packet chewable chew disintegrating rapid dissolve odt wafer granules film "
+    "and with w in for nf inv tab tabs tablet tablets cap caps capsule capsules soln solution sol susp suspension "
+    "liquid elixir syrup drops drop powder packet chewable chew disintegrating rapid dissolve odt wafer granules film "
     "extended immediate delayed sustained controlled release released ext rel xl xr er sr cr dr la ec ir cd sa hp ds "
     "ss sl sublingual pca pf preserv preservative free sugar sprinkles sprinkle infatab infusion drip vial syringe bag "
     "soaked protocol desensitization replacement buffered strength mg mcg ml gm meq units unit u once daily human "
@@ -50,6 +51,7 @@ _STRENGTH = re.compile(
     r"(?:\s*(?:/|per)\s*(?:[\d.]+\s*)?(?:mg|mcg|ml|gm|g|meq|hr|hrs|l|dose|actuation|spray)(?![a-z]))?(?![a-z0-9])"
 )
 _MIXED_INSULIN = re.compile(r"(?<!\d)(?:70|75|50)\s*[/-]\s*(?:30|25|50)(?!\d)")
+_CARRIERS = frozenset({"B05BA03", "B05BB01", "B05BB02", "B05XA03", "V07AB"})  # dextrose, Ringer's, saline, water
 _JOINER = "+"
 _JOINED = re.compile(r"(?<=[a-z0-9])(?:-+|\s*[/&+]\s*|\s+-(?=[a-z]))(?=[a-z])")
 _NOT_A_NAME = re.compile(r"\s*(?:with|w/|without|in|for|from)(?![a-z])")
@@ -134,11 +136,14 @@ def code_by_name(codes: Mapping[str, str], name: str) -> str | None:
     """The code of a drug's name in a table by `name_key`, or None.
 
     The name without its brackets is tried first, then its leading words, then each bracket. A combination that the
-    table does not hold stays without a code: it is not taken for its first ingredient.
+    table does not hold stays without a code: it is not taken for its first ingredient, unless all others are of its
+    class (`Lantus Insulin`) or fluids that carry it (`Heparin in D5W`). Nor is a drug for the eye or ear taken for the
+    one that is swallowed.
     """
     name = name[:_MAX_LENGTH]
+    _, routes = _parts(name)
     for candidate in (name, *_bracketed(name)):
-        words, routes = _parts(candidate)
+        words, _ = _parts(candidate)
         code = _code_of_words(codes, words, routes) or _code_of_leading_words(codes, words, routes)
         if code is not None:
             return code
@@ -161,7 +166,10 @@ def _code_of_words(codes: Mapping[str, str], words: tuple[str, ...], routes: tup
     for route in routes:
         if (code := codes.get(_key([*words, route]))) is not None:
             return code
-    return codes.get(_key(words))
+    code = codes.get(_key(words))
+    if code and not code.startswith("S") and _ROUTES_OF_SENSES.intersection(routes):
+        return None
+    return code
 
 
 def _code_of_leading_words(codes: Mapping[str, str], words: tuple[str, ...], routes: tuple[str, ...]) -> str | None:
@@ -170,10 +178,12 @@ def _code_of_leading_words(codes: Mapping[str, str], words: tuple[str, ...], rou
             continue
         code = _code_of_words(codes, words[:length], routes)
         if code is not None:
-            return None if _names_a_substance(codes, words[length:]) else code
+            return None if _names_another_drug(codes, words[length:], code) else code
     return None
 
 
-def _names_a_substance(codes: Mapping[str, str], words: tuple[str, ...]) -> bool:
+def _names_another_drug(codes: Mapping[str, str], words: tuple[str, ...], code: str) -> bool:
+    """Whether the words name a substance of another class than the code's, other than a fluid that carries it."""
     spans = (words[start:stop] for start in range(len(words)) for stop in range(start + 1, len(words) + 1))
-    return any(_key(span) in codes for span in spans)
+    named = {codes[key] for span in spans if (key := _key(span)) in codes}
+    return any(other[:4] != code[:4] for other in named - _CARRIERS)

@@ -6,26 +6,9 @@ The first of these keys that is known decides, in order of trust:
 2. **NDC**, one packaged product;
 3. **GSN**, one formulation: ingredients, strength, form and route.
 
-The package's table knows names alone. A directory of terminology replaces it and never adds to it, so that all codes of
-a data set have one source.
-
-`benchmarks/drug_coverage.py` measures what the order rests on, on the 14,391 MAIN rows of the MIMIC-IV demo. Of the
-public tables, the name maps 99.7 % of the rows, the GSN 95.6 %, the NDC 4.0 % (one sample product a formulation is
-listed). NDC and GSN give one third-level class in 99.8 % of the rows that both map, name and GSN in 84.7 %, name and
-NDC in 70.5 %. No NDC and no GSN has codes of several classes; 275 of 7,180 names have, and then the last row holds,
-which is how the table's authors read it. A product is thus the better witness to what an ambiguous name means. The
-name goes first all the same, because the reference counts of the demo are made by name (140 classes, 22.0 a visit;
-with NDC and GSN first they are 137 and 21.7). NDC and GSN serve the names that the table lacks; the demo has 36 such
-rows, none with a known NDC or GSN. The package's names would map them and add a 141st class, from another source.
-
-The package's own table maps 99.98 % of the rows. Its class is that of the public NDC in 97.5 % of the rows that both
-map, of the public GSN in 84.9 %, of the public name's last row in 74.2 %, of any of its rows in 85.2 %, and in 96.7 %
-if other codes of the same substance count. What is left is mostly the use, which that table cannot tell by name: of
-the rows injected or swallowed it gives 8.4 % a class of local use (phenylephrine infusions that of eye drops,
-diltiazem that of ointments for fissures), the package 0.07 %.
-
-The package's tables follow the ATC index of 2022, as the public ones do: gabapentinoids are antiepileptics (N03A),
-monoclonal antibodies against cancer are L01F.
+A number names one class, where many names stand for several. The name goes first all the same, since the reference
+counts of the MIMIC-IV demo are made by name; `docs/DATA.md` has the figures. The package's table knows names alone. A
+directory of terminology replaces it and never adds to it, so that all codes of a data set have one source.
 """
 
 import re
@@ -180,9 +163,11 @@ def _codes_by_number(rows: Iterable[tuple[str, str]], normalise: Callable[[str],
 
 def _shared(codes: set[str]) -> str | None:
     """The one code, else the one third-level class, else None."""
+    if len(codes) == 1:
+        return min(codes)
     classes = {atc_class(code) for code in codes}
-    if len(codes) == 1 or len(classes) == 1:
-        return min(codes if len(codes) == 1 else classes)
+    if len(classes) == 1:
+        return min(classes)
     return None
 
 

@@ -31,7 +31,9 @@ _TITLED = pa.schema([("code", TEXT), ("title", TEXT)])
 EVENT_SCHEMAS: dict[str, pa.Schema] = {
     # year_shift: what to add to a year of the patient's shifted calendar for the real one; null where unknown.
     "patients": pa.schema([("subject_id", NUMBER), ("gender", TEXT), ("born_at", TIME), ("year_shift", pa.int32())]),
-    "admissions": pa.schema([*IDS.items(), ("admitted_at", TIME), *((name, TEXT) for name in PROFILE)]),
+    "admissions": pa.schema(
+        [*IDS.items(), ("admitted_at", TIME), ("discharged_at", TIME), *((name, TEXT) for name in PROFILE)]
+    ),
     "diagnoses": _CODED,
     "procedures": _CODED,
     "medications": pa.schema([*IDS.items(), ("started_at", TIME), ("drug", NAME), ("ndc", NAME), ("gsn", NAME)]),
@@ -43,6 +45,7 @@ _CODE_SYSTEM = {"diagnoses": "CM", "diagnosis_titles": "CM", "procedures": "PCS"
 _ICD_VERSIONS = (9, 10)
 # The shortest ICD-9 and ICD-10 codes are of three characters: `042`, `016`, `I10`.
 _MIN_CODE_LENGTH = 3
+_MAX_TITLE_LENGTH = 1000  # the longest of MIMIC has 228 characters; a prompt must stay one
 _DISSOLVING = ("BASE", "ADDITIVE")
 
 # Both MIMICs hide ages over 89: MIMIC-III by a birth 300 years before the first admission, MIMIC-IV by the age 91,
@@ -156,6 +159,8 @@ def _reasons(kind: str, batch: pa.Table) -> Iterator[tuple[str, str, pa.ChunkedA
         yield "fault", "rows of an unknown ICD version", _not_in(batch["icd_version"], _ICD_VERSIONS)
     if kind in TITLE_TABLES:
         yield "fault", "rows without a title", pc.is_null(batch["title"])
+        too_long = pc.greater(pc.utf8_length(batch["title"]), _MAX_TITLE_LENGTH)
+        yield "fault", f"rows with a title of more than {_MAX_TITLE_LENGTH} characters", too_long
     if kind == "medications":
         drug_type = pc.ascii_upper(pc.utf8_trim_whitespace(batch["drug_type"]))
         yield "fault", "rows of an unknown drug type", _not_in(drug_type, ("MAIN", *_DISSOLVING))

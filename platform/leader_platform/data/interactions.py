@@ -3,6 +3,9 @@
 The package's tables are facts in our own words. Where a source is the "ONC high-priority list (2012)" it is
 Phansalkar et al., JAMIA 2012, doi 10.1136/amiajnl-2011-000612. `contraindicated` is what the list or the label forbids,
 `major` what it warns of as dangerous or says to avoid, `moderate` what it says to watch or to dose for.
+
+Two limits. Of two recommended classes only the class pairs are known: what concerns single substances raises an alert
+once one of them is a current medication. And opioids within cough combinations (R05FA) are in no list.
 """
 
 from __future__ import annotations
@@ -66,24 +69,21 @@ def substance_interactions() -> pa.Table:
 def substance_names() -> dict[str, str]:
     """Code -> name of all interacting substances; of a combination, the names of its parts:
     `hydrochlorothiazide/lisinopril`."""
-    return _names("atc", "seldom_meant")
-
-
-def substances_meant() -> dict[str, str]:
-    """`substance_names` of those that a recommendation of their class can be taken to mean.
-
-    Left out are those that their class seldom means (aspirin of the analgesics, lithium of the antipsychotics): they
-    interact when a patient takes them, but to name them whenever their class is recommended would be a false alarm.
-    """
-    return _names("atc")
-
-
-def _names(*columns: str) -> dict[str, str]:
     names: dict[str, list[str]] = {}
     for row in _rows("interaction_substances.csv"):
-        for code in " ".join(row[column] for column in columns).split():
+        for code in f"{row['atc']} {row['seldom_meant']}".split():
             names.setdefault(f"ATC:{code}", []).append(row["substance"])
     return {code: "/".join(parts) for code, parts in names.items()}
+
+
+def seldom_meant() -> frozenset[str]:
+    """Codes of the substances that a recommendation of their class is not taken to mean.
+
+    Aspirin of the analgesics and lithium of the antipsychotics are such: they interact when a patient takes them, but
+    to name them whenever their class is recommended would be a false alarm.
+    """
+    rows = _rows("interaction_substances.csv")
+    return frozenset(f"ATC:{code}" for row in rows for code in row["seldom_meant"].split())
 
 
 def terminology_interactions(directory: str) -> pa.Table | None:

@@ -67,7 +67,8 @@ def manifest(source: str, config: LeaderConfig, counted: Counted) -> dict[str, A
 
 def fault_warnings(tally: Counter) -> list[str]:
     """A sentence for each kind of fault in the raw tables, in alphabetical order."""
-    return [f"{reason} ({count:,} rows)." for reason, count in sorted(_named(tally, "fault").items())]
+    faults = sorted(_named(tally, "fault").items())
+    return [f"{reason} ({count:,} {'row' if count == 1 else 'rows'})." for reason, count in faults]
 
 
 def _named(tally: Counter, name: str) -> dict[str, int]:

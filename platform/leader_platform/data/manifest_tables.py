@@ -11,6 +11,8 @@ from leader_platform.report import Share, Table, cell_text
 
 Manifest = dict[str, Any]
 
+_SPLIT = {"random": "patients at random", "time": "by time, test patients have the latest last visits"}
+
 
 def manifest_tables(manifest: Manifest) -> list[Table]:
     """The tables that sum a data set up, those without a row left out."""
@@ -30,6 +32,8 @@ def options(manifest: Manifest) -> Table:
     """What each option of the cohort was and what it removed."""
 
     def text(value: Any) -> str:
+        if value is None:  # the label window's alone
+            return "whole stay"
         return value if isinstance(value, str) else json.dumps(value)
 
     rows = [(told["option"], text(told["value"]), told["count"], told["removes"]) for told in manifest["options"]]
@@ -52,11 +56,12 @@ def splits(manifest: Manifest) -> Table:
 
 
 def facts(manifest: Manifest) -> Table:
-    """Where labels and ATC codes come from, and how many codes there are of each kind."""
+    """Where labels and ATC codes come from, how patients were split, and how many codes there are of each kind."""
     coverage = manifest["coverage"]
     mapped = Share(coverage["mapped_rows"] / max(1, coverage["prescription_rows"]))
     rows = [
         ("labels", manifest["label_window"]),
+        ("split", _SPLIT[manifest["data_config"]["split"]]),
         ("drug mapping", f"{manifest['drug_mapping_source']}, {cell_text(mapped)} of prescription rows"),
         ("fingerprint", manifest["fingerprint"]),
     ]

@@ -1,7 +1,8 @@
 """MIMIC-III's tables, v1.4 and the open demo: upper-case or lower-case names, ICD-9 alone, births instead of ages.
 
 The birth of a patient over 89 lies 300 years before the first admission; `events.age_at` gives such a patient the age
-91. Prescriptions start on a date, so at midnight. Dates are shifted by patient, and by how much is not told.
+91. Prescriptions start on a date, so at midnight: a label window of 24 hours takes in the orders of the whole day on
+which it ends. Dates are shifted by patient, and by how much is not told.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ TABLES = {
         "ADMISSIONS",
         {
             **IDS,
-            "admittime": TIME,
+            **dict.fromkeys(("admittime", "dischtime"), TIME),
             **dict.fromkeys(("insurance", "language", "marital_status", "ethnicity"), TEXT),
         },
+        optional_columns=("dischtime",),
     ),
     "diagnoses": TableSpec("DIAGNOSES_ICD", _CODED),
     "procedures": TableSpec("PROCEDURES_ICD", _CODED),
@@ -38,6 +40,7 @@ TABLES = {
 _EVENT_NAMES = {
     "dob": "born_at",
     "admittime": "admitted_at",
+    "dischtime": "discharged_at",
     "ethnicity": "race",
     "startdate": "started_at",
     "seq_num": "position",

@@ -29,7 +29,11 @@ TABLES = {
         },
         optional_columns=("anchor_year_group",),
     ),
-    "admissions": TableSpec("admissions", {**IDS, "admittime": TIME, **dict.fromkeys(PROFILE, TEXT)}),
+    "admissions": TableSpec(
+        "admissions",
+        {**IDS, **dict.fromkeys(("admittime", "dischtime"), TIME), **dict.fromkeys(PROFILE, TEXT)},
+        optional_columns=("dischtime",),
+    ),
     "diagnoses": TableSpec("diagnoses_icd", {**IDS, "seq_num": NUMBER, **_CODE}),
     "procedures": TableSpec("procedures_icd", {**IDS, "seq_num": NUMBER, **_CODE}),
     "medications": TableSpec(
@@ -41,6 +45,7 @@ TABLES = {
 }
 _EVENT_NAMES = {
     "admittime": "admitted_at",
+    "dischtime": "discharged_at",
     "starttime": "started_at",
     "seq_num": "position",
     "icd_code": "code",

@@ -14,6 +14,7 @@ from leader_platform.data.drugs import Mapping
 
 Lookup = Callable[[str | None, str | None, str | None], Mapping | None]
 _KEYS = ("drug", "ndc", "gsn")
+_MAX_NAME = 200  # characters of an unmapped name that are told
 
 MAPPED_SCHEMA = pa.schema(
     [
@@ -35,7 +36,7 @@ def map_prescriptions(rows: pa.Table, lookup: Lookup) -> tuple[pa.Table, Counter
     counts = np.bincount(which, minlength=len(found)).tolist()
     tally: Counter = Counter({("prescription rows",): len(rows)})
     for mapping, name, count in zip(found, combinations["drug"].to_pylist(), counts, strict=True):
-        key = ("unmapped", name or "(no name)") if mapping is None else ("mapped by", mapping.by)
+        key = ("unmapped", (name or "(no name)")[:_MAX_NAME]) if mapping is None else ("mapped by", mapping.by)
         tally[key] += count
     index, codes = pd.factorize(np.array([mapping and f"ATC:{mapping.code}" for mapping in found], object))
     row_index = index.astype(np.int32)[which]

@@ -71,17 +71,21 @@ class RawTable:
 
         Raises `UserError` when the file is damaged, or a value or row is wrong, naming its line.
         """
+        return ordered_map(lambda block: function(self._parse(block)), self._blocks(), NUM_THREADS)
+
+    def _blocks(self) -> Iterator[Block]:
         try:
             with _opened(self.uri) as stream:
-                blocks = row_blocks(stream, BLOCK_BYTES, MAX_ROW_BYTES)
-                yield from ordered_map(lambda block: function(self._parse(block)), blocks, NUM_THREADS)
+                yield from row_blocks(stream, BLOCK_BYTES, MAX_ROW_BYTES)
         except OpenQuotationError as error:
             raise UserError(
                 f"{self.uri}, line {error}: a row of more than {MAX_ROW_BYTES >> 20} MB, "
                 f'or a quotation mark (") that is never closed; {_FETCH}.'
             ) from None
         except _UNREADABLE as error:
-            raise UserError(f"{self.uri} is damaged or cut short ({_one_line(error)}); {_FETCH}.") from None
+            raise UserError(
+                f"{self.uri} is damaged, cut short or out of reach ({_one_line(error)}); {_FETCH}."
+            ) from None
 
     def _parse(self, block: Block) -> pa.Table:
         is_first = block.first_line == 1

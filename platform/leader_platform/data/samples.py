@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 
 from leader_platform.config import DataConfig, PromptConfig
 from leader_platform.data.cohort import position_in_run
-from leader_platform.data.lists import Integers, fill, keep_values, lengths, offsets_of, ranges, whole
+from leader_platform.data.lists import Booleans, Integers, fill, keep_values, lengths, offsets_of, ranges, whole
 from leader_platform.data.prompt_columns import render_prompts, visit_texts
 from leader_platform.data.records import KINDS, PROFILE_FIELDS
+from leader_platform.data.tallies import Tally
 from leader_platform.data.vocabulary import Vocabulary
 
 SPLITS = ("train", "validation", "test")
@@ -44,18 +45,24 @@ def samples(
     titles: Mapping[str, str],
     data: DataConfig,
     prompt: PromptConfig,
-) -> tuple[pa.Table, Counter]:
+) -> tuple[pa.Table, Tally]:
     """The samples of whole patients, whose visits lie together in time order, and a tally.
 
     Rows stand in an order that is random and always the same, so that a trainer that reads them in order is not shown
     one patient's visits together. `labels` are the visit's labels that the training split knows; a visit with none
     of them asks a question that has no answer, and is counted instead.
     """
-    tally: Counter = Counter()
+    tally: Tally = Counter()
     visits = visits.combine_chunks()
     prior_visits = position_in_run(visits["subject_id"])
-    visits = visits.set_column(visits.column_names.index("labels"), "labels", _known_labels(visits, vocabulary, tally))
-    asked = _asked(visits, prior_visits, data, tally)
+    labels = whole(visits["labels"])
+    known = _known_labels(labels, vocabulary)
+    visits = visits.set_column(visits.column_names.index("labels"), "labels", known)
+    candidates = _candidates(prior_visits, data)
+    tally[("removed", "data.sample_visits")] += int((~candidates).sum())
+    num_unknown = (lengths(labels) - lengths(known))[candidates]
+    tally[("labels outside the training vocabulary",)] += int(num_unknown.sum())
+    asked = _asked(visits, candidates, prior_visits, data, tally)
     texts = visit_texts(visits, titles)
     parts = [
         _ask(visits, texts, asked[start : start + _SLICE], prior_visits, data, prompt)
@@ -64,20 +71,22 @@ def samples(
     return pa.concat_tables([SAMPLE_SCHEMA.empty_table(), *parts]), tally
 
 
-def _known_labels(visits: pa.Table, vocabulary: Vocabulary, tally: Counter) -> pa.ListArray:
-    labels = whole(visits["labels"])
-    codes = pc.list_flatten(labels)
-    known = pc.is_in(codes, value_set=pa.array(vocabulary.medications, pa.string())).to_numpy(zero_copy_only=False)
-    tally[("labels outside the training vocabulary",)] += int((~known).sum())
-    return keep_values(labels, known)
+def _known_labels(labels: pa.ListArray, vocabulary: Vocabulary) -> pa.ListArray:
+    medications = pa.array(vocabulary.medications, pa.string())
+    is_known = pc.is_in(pc.list_flatten(labels), value_set=medications)
+    return keep_values(labels, is_known.to_numpy(zero_copy_only=False))
 
 
-def _asked(visits: pa.Table, prior_visits: Integers, data: DataConfig, tally: Counter) -> Integers:
+def _candidates(prior_visits: Integers, data: DataConfig) -> Booleans:
+    """Which visits are asked about, if they have an answer."""
+    if data.sample_visits == "every":
+        return np.ones(len(prior_visits), bool)
+    return np.append(prior_visits[1:] == 0, True)[: len(prior_visits)]
+
+
+def _asked(visits: pa.Table, candidates: Booleans, prior_visits: Integers, data: DataConfig, tally: Tally) -> Integers:
     """The rows of the visits that are samples, in the order of samples."""
-    is_last = np.append(prior_visits[1:] == 0, True)[: len(visits)]
-    candidates = is_last if data.sample_visits == "last" else np.ones(len(visits), bool)
     answered = lengths(whole(visits["labels"])) > 0
-    tally[("removed", "data.sample_visits")] += int((~candidates).sum())
     tally[("samples without a known medication",)] += int((candidates & ~answered).sum())
     rows = np.flatnonzero(candidates & answered)
     cut = np.maximum(0, prior_visits[rows] - data.max_history_visits)

@@ -1,4 +1,8 @@
-"""Tallies of many shards, sent as JSON and added up: a tally is a `Counter` with tuples of text for keys."""
+"""Tallies: what was counted on the way, by keys `(name,)` or `(name, item)`; those of shards add up to the cohort's.
+
+`("left out", reason)` counts what falls out normally, `("fault", reason)` what tables should not hold, and
+`("removed", option)` what an option of the cohort asked to leave out. They travel as JSON.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The synthetic cohort as tables of MIMIC-III v1.4.
 
-As there: only ICD-9, text in quotation marks, prescriptions dated to the day, and for who is older than 89 at the first
-admission a date of birth 300 years before it. Columns that the model does not know (`GSN`, `NDC`, `RELIGION`, ...) are
-empty. Ids take more than v1.4's six digits, which would not do for a larger cohort. It is the hospital's whole cohort,
-not the intensive care units' alone.
+As there: only ICD-9, text in quotation marks, prescriptions dated to the day, and for who is older than 89 at any
+admission a date of birth 300 years before the first. Columns that the model does not know (`GSN`, `NDC`, `RELIGION`,
+...) are empty. Ids take more than v1.4's six digits, which would not do for a larger cohort. It is the hospital's whole
+cohort, not the intensive care units' alone.
 """
 
 from __future__ import annotations

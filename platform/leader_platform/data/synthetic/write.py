@@ -52,7 +52,7 @@ def write_raw(
     it may exist if it is an empty folder. `on_progress` is told the number of patients written so far.
 
     Raises:
-        UserError: `num_patients` or `seed` is out of range, or `out` exists and is not an empty folder.
+        UserError: `num_patients` or `seed` is out of range, `out` exists and is not an empty folder, or a full disk.
     """
     if not 1 <= num_patients <= MAX_PATIENTS:
         raise UserError(f"Cannot write {num_patients} synthetic patients; ask for 1 to {MAX_PATIENTS}.")
@@ -60,7 +60,7 @@ def write_raw(
         raise UserError(f"The seed {seed} is negative; choose 0 or a larger whole number.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not an empty folder; remove it or choose another place.")
-    with storage.staged_directory(storage.absolute(str(out))) as staging:
+    with storage.room_for(str(out)), storage.staged_directory(storage.absolute(str(out))) as staging:
         return _write_tables(schema, Path(staging), num_patients, seed, on_progress)
 
 
