@@ -20,9 +20,9 @@ from leader_jobs.tasks import on_each
 from leader_platform import storage
 from leader_platform.config import LeaderConfig
 from leader_platform.data.drugs import DrugMap
-from leader_platform.data.events import EVENT_SCHEMAS, PATIENT_TABLES, Source
 from leader_platform.data.prescriptions import MAPPED_SCHEMA, map_prescriptions
-from leader_platform.data.raw import RawTable, sha256
+from leader_platform.data.sources.events import EVENT_SCHEMAS, PATIENT_TABLES, Source
+from leader_platform.data.sources.raw import RawTable, sha256
 from leader_platform.data.tallies import Tally, plain, tally_of
 from leader_platform.errors import UserError
 

@@ -31,13 +31,13 @@ from leader_platform.data.drugs import (
     atc_class_names,
     class_names_from_terminology,
 )
-from leader_platform.data.events import PATIENT_TABLES, TITLE_TABLES
 from leader_platform.data.interactions import GAMENET_FILE, interactions, substance_names
 from leader_platform.data.manifest import Counted, fault_warnings, manifest
-from leader_platform.data.raw import RawTable, sha256
 from leader_platform.data.records import KINDS, PROFILE_FIELDS
 from leader_platform.data.samples import SPLITS, samples
 from leader_platform.data.sources import SOURCES
+from leader_platform.data.sources.events import PATIENT_TABLES, TITLE_TABLES
+from leader_platform.data.sources.raw import RawTable, sha256
 from leader_platform.data.tallies import Tally, plain, tally_of
 from leader_platform.data.vocabulary import Vocabulary, count_values, fit_vocabulary
 from leader_platform.errors import UserError

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from leader_platform.data.events import EVENT_SCHEMAS
 from leader_platform.data.prescriptions import MAPPED_SCHEMA
+from leader_platform.data.sources.events import EVENT_SCHEMAS
 
 CLASSES = ("ATC:N02BE01", "ATC:B01AC06", "ATC:C03CA01", "ATC:C09AA03", "ATC:A10AB01", "ATC:C09A")
 START = datetime(2150, 1, 1)

@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leader_platform.data.events import EVENT_SCHEMAS, bare_codes, checked, meaningful, namespaced
+from leader_platform.data.sources.events import EVENT_SCHEMAS, bare_codes, checked, meaningful, namespaced
 
 # Another process on the machine can make one example slow; that is no failure.
 SYSTEMS = [("diagnoses", 9), ("diagnoses", 10), ("procedures", 9), ("procedures", 10)]

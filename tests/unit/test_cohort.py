@@ -13,8 +13,8 @@ from support.patients import FLOW, TABLES, VISITS, read_events, rows, write_hosp
 
 from leader_platform.config import DataConfig
 from leader_platform.data import cohort
-from leader_platform.data.events import no_events
 from leader_platform.data.prescriptions import MAPPED_SCHEMA
+from leader_platform.data.sources.events import no_events
 
 Events = dict[str, pa.Table]
 

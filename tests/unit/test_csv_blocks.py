@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leader_platform.data.csv_blocks import OpenQuotationError, ordered_map, row_blocks
+from leader_platform.data.sources.csv_blocks import OpenQuotationError, ordered_map, row_blocks
 
 cells = st.text(alphabet='ab,"\n é', max_size=6)
 

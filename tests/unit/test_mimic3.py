@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from support.patients_mimic3 import TABLES, read_source, write_mimic3
 
-from leader_platform.data.events import EVENT_SCHEMAS, age_at
 from leader_platform.data.sources import SOURCES
+from leader_platform.data.sources.events import EVENT_SCHEMAS, age_at
 from leader_platform.errors import UserError
 
 TALLY = {

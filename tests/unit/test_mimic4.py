@@ -11,8 +11,8 @@ import pytest
 from support.patients import TABLES, write_hosp
 from support.patients_mimic3 import read_source
 
-from leader_platform.data.events import EVENT_SCHEMAS, age_at, no_events
 from leader_platform.data.sources import SOURCES
+from leader_platform.data.sources.events import EVENT_SCHEMAS, age_at, no_events
 
 FLUIDS = "prescriptions: rows of type BASE or ADDITIVE, the fluid a drug is dissolved in"
 NO_STAY = "prescriptions: rows without a subject or an admission number"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 
 from leader_platform.data.drugs import Mapping
-from leader_platform.data.events import EVENT_SCHEMAS
 from leader_platform.data.prescriptions import MAPPED_SCHEMA, map_prescriptions
+from leader_platform.data.sources.events import EVENT_SCHEMAS
 
 KNOWN = {"Aspirin": Mapping("B01AC06", "drug name"), "00071015523": Mapping("C10AA05", "NDC")}
 

@@ -11,8 +11,7 @@ import pytest
 from support.patients import TABLES, write_hosp
 from support.patients_mimic3 import read_source
 
-from leader_platform.data import raw
-from leader_platform.data.sources import SOURCES
+from leader_platform.data.sources import SOURCES, raw
 from leader_platform.errors import UserError
 
 PATIENTS = [10, 20, 30, 40, 50]

@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 
 from leader_platform.config import DataConfig
 from leader_platform.data.drugs import atc_class
-from leader_platform.data.events import age_at
 from leader_platform.data.lists import (
     NO_TIME,
     Booleans,
@@ -30,6 +29,7 @@ from leader_platform.data.lists import (
     whole,
 )
 from leader_platform.data.records import KINDS
+from leader_platform.data.sources.events import age_at
 from leader_platform.data.tallies import Tally
 
 VISIT_SCHEMA = pa.schema(

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leader_platform import storage
-from leader_platform.data.raw import RawTable, TableSpec, open_tables
+from leader_platform.data.sources.raw import RawTable, TableSpec, open_tables
 
 NUMBER, TEXT, TIME = pa.int64(), pa.string(), pa.timestamp("ms")
 NAME = pa.dictionary(pa.int32(), pa.string())  # text of which a table repeats the same few thousand values

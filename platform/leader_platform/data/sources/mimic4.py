@@ -12,8 +12,8 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leader_platform.data.events import IDS, NAME, NUMBER, PROFILE, TEXT, TIME, Source, checked, renamed
-from leader_platform.data.raw import TableSpec
+from leader_platform.data.sources.events import IDS, NAME, NUMBER, PROFILE, TEXT, TIME, Source, checked, renamed
+from leader_platform.data.sources.raw import TableSpec
 
 _CODE = {"icd_code": TEXT, "icd_version": NUMBER}
 _YEAR = pa.int32()

@@ -11,8 +11,8 @@ from collections import Counter
 
 import pyarrow as pa
 
-from leader_platform.data.events import IDS, NAME, NUMBER, TEXT, TIME, Source, checked, renamed
-from leader_platform.data.raw import TableSpec
+from leader_platform.data.sources.events import IDS, NAME, NUMBER, TEXT, TIME, Source, checked, renamed
+from leader_platform.data.sources.raw import TableSpec
 
 _CODED = {**IDS, "seq_num": NUMBER, "icd9_code": TEXT}
 _TITLED = {"icd9_code": TEXT, "long_title": TEXT}

@@ -16,7 +16,7 @@ import pyarrow.csv as pacsv
 from isal import igzip, isal_zlib
 
 from leader_platform import storage
-from leader_platform.data.csv_blocks import Block, OpenQuotationError, ordered_map, row_blocks
+from leader_platform.data.sources.csv_blocks import Block, OpenQuotationError, ordered_map, row_blocks
 from leader_platform.errors import UserError
 
 # Of plain CSV a block, and the longest row. At most four blocks are under way, so these bound a reader's memory.
