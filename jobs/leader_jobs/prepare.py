@@ -30,6 +30,7 @@ from leader_platform.data.drugs import (
     DrugMap,
     atc_class_names,
     class_names_from_terminology,
+    package_substance_names,
 )
 from leader_platform.data.interactions import GAMENET_FILE, interactions, substance_names
 from leader_platform.data.manifest import Counted, fault_warnings, manifest
@@ -207,11 +208,12 @@ def _count_values(num_shards: int, split: dict[int, str], work: _Work) -> dict[s
 def _write_titles(
     events: Events, tables: dict[str, RawTable], values: Counter, arguments: PrepareArguments, work: _Work
 ) -> tuple[dict[str, str], list[str]]:
-    """Write the titles of the codes that the cohort uses, of all medication classes and of interacting substances;
-    return them and warnings."""
+    """Write the titles of the codes that the cohort uses, of all medication classes and of the substances that
+    the package knows; return them and warnings."""
     classes = class_names_from_terminology(arguments.terminology) if arguments.terminology else {}
     source, warnings = SOURCES[arguments.source], list[str]()
-    titles = substance_names() | {f"ATC:{code}": name for code, name in (atc_class_names() | classes).items()}
+    names = package_substance_names() | atc_class_names() | classes
+    titles = substance_names() | {f"ATC:{code}": name for code, name in names.items()}
     used = pa.array(sorted(key[1] for key in values if key[0] in ("diagnoses", "procedures")), pa.string())
     for kind in TITLE_TABLES:
         table = events.read_titles(kind)

@@ -71,6 +71,14 @@ def atc_class_names() -> dict[str, str]:
     return dict(_package_rows("atc_classes.csv", "code", "name"))
 
 
+def package_substance_names() -> dict[str, str]:
+    """Names of substances by ATC code, from the package's table; of several names the first."""
+    names: dict[str, str] = {}
+    for name, code in _package_rows("substances.csv", "name", "atc"):
+        names.setdefault(code, name)
+    return names
+
+
 def class_names_from_terminology(directory: str) -> dict[str, str]:
     """Names of the third-level ATC classes in `atc_coding.csv.gz` of a terminology directory, in sentence case; empty
     if it has no such table.
