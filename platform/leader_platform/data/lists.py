@@ -29,15 +29,17 @@ def as_integers(column: pa.ChunkedArray) -> Integers:
 def group_of(rows: pa.Table, known: pa.Table, keys: Sequence[str]) -> tuple[Integers, Booleans]:
     """For each row its position among the distinct rows of `known`, by integer `keys`, and whether it has one; the
     positions of rows that have none mean nothing."""
-    row_keys, known_keys = pa.scalar(0, pa.int64()), pa.scalar(0, pa.int64())
+    found = pc.index_in(_packed(rows, known, keys), value_set=whole(_packed(known, known, keys)))
+    return pc.fill_null(found, 0).to_numpy(), pc.is_valid(found).to_numpy()
+
+
+def _packed(rows: pa.Table, known: pa.Table, keys: Sequence[str]) -> pa.ChunkedArray:
+    """For each row one integer, equal where all its keys are; null where no row of `known` has one of them."""
+    packed = pa.scalar(0, pa.int64())
     for name in keys:
         values = whole(known[name]).unique()
-        row_keys, known_keys = (
-            pc.add(pc.multiply(sofar, len(values)), pc.index_in(table[name], value_set=values))
-            for sofar, table in ((row_keys, rows), (known_keys, known))
-        )
-    found = pc.index_in(row_keys, value_set=whole(known_keys))
-    return pc.fill_null(found, 0).to_numpy(), pc.is_valid(found).to_numpy()
+        packed = pc.add(pc.multiply(packed, len(values)), pc.index_in(rows[name], value_set=values))
+    return packed
 
 
 def sequence_of(groups: Integers, order: Integers, codes: Integers) -> Integers:

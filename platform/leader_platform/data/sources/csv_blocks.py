@@ -15,15 +15,15 @@ _QUOTE, _LINE_END = b'"', b"\n"
 
 
 class OpenQuotationError(ValueError):
-    """A quotation that is not closed within a block's limit; the message is the line on which the row begins."""
+    """A quotation that is not closed within the limit of a row; its argument is the byte at which the row begins."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Whole rows of CSV, and the number, from 1, of the line that they begin with."""
+    """Whole rows of CSV, and the byte of the stream at which they begin."""
 
     data: memoryview
-    first_line: int
+    offset: int
 
 
 def row_blocks(stream: Any, block_bytes: int, most_bytes: int) -> Iterator[Block]:
@@ -31,7 +31,7 @@ def row_blocks(stream: Any, block_bytes: int, most_bytes: int) -> Iterator[Block
 
     Raises `OpenQuotationError` for a row of more than `most_bytes`, and where the stream ends within quotation marks.
     """
-    rest, first_line = b"", 1
+    rest, offset = b"", 0
     while True:
         data = bytearray(len(rest) + block_bytes)
         data[: len(rest)] = rest
@@ -41,15 +41,15 @@ def row_blocks(stream: Any, block_bytes: int, most_bytes: int) -> Iterator[Block
         size = len(rest) + num_read
         end = _end_of_rows(data, size)
         if end:
-            yield Block(memoryview(data)[:end], first_line)
-            first_line += data.count(_LINE_END, 0, end)
+            yield Block(memoryview(data)[:end], offset)
+            offset += end
         rest = bytes(memoryview(data)[end:size])
         if len(rest) > most_bytes:
-            raise OpenQuotationError(first_line)
+            raise OpenQuotationError(offset)
     if rest.count(_QUOTE) % 2:
-        raise OpenQuotationError(first_line)
+        raise OpenQuotationError(offset)
     if rest:
-        yield Block(memoryview(rest), first_line)
+        yield Block(memoryview(rest), offset)
 
 
 def _end_of_rows(data: bytearray, size: int) -> int:

@@ -32,7 +32,7 @@ TABLES = {
     "procedures": TableSpec("PROCEDURES_ICD", _CODED),
     "medications": TableSpec(
         "PRESCRIPTIONS",
-        {**IDS, "startdate": TIME, "drug_type": TEXT, **dict.fromkeys(("drug", "ndc", "gsn"), NAME)},
+        {**IDS, "startdate": TIME, **dict.fromkeys(("drug_type", "drug", "ndc", "gsn"), NAME)},
     ),
     "diagnosis_titles": TableSpec("D_ICD_DIAGNOSES", _TITLED, required=False),
     "procedure_titles": TableSpec("D_ICD_PROCEDURES", _TITLED, required=False),

@@ -38,7 +38,7 @@ TABLES = {
     "procedures": TableSpec("procedures_icd", {**IDS, "seq_num": NUMBER, **_CODE}),
     "medications": TableSpec(
         "prescriptions",
-        {**IDS, "starttime": TIME, "drug_type": TEXT, **dict.fromkeys(("drug", "ndc", "gsn"), NAME)},
+        {**IDS, "starttime": TIME, **dict.fromkeys(("drug_type", "drug", "ndc", "gsn"), NAME)},
     ),
     "diagnosis_titles": TableSpec("d_icd_diagnoses", {**_CODE, "long_title": TEXT}, required=False),
     "procedure_titles": TableSpec("d_icd_procedures", {**_CODE, "long_title": TEXT}, required=False),

@@ -79,7 +79,7 @@ class RawTable:
                 yield from row_blocks(stream, BLOCK_BYTES, MAX_ROW_BYTES)
         except OpenQuotationError as error:
             raise UserError(
-                f"{self.uri}, line {error}: a row of more than {MAX_ROW_BYTES >> 20} MB, "
+                f"{self.uri}, line {self._line_at(error.args[0])}: a row of more than {MAX_ROW_BYTES >> 20} MB, "
                 f'or a quotation mark (") that is never closed; {_FETCH}.'
             ) from None
         except _UNREADABLE as error:
@@ -87,8 +87,18 @@ class RawTable:
                 f"{self.uri} is damaged, cut short or out of reach ({_one_line(error)}); {_FETCH}."
             ) from None
 
+    def _line_at(self, offset: int) -> int:
+        """The number, from 1, of the line that begins at a byte of the unpacked file; counted only when asked for, since
+        counting lines takes longer than cutting blocks."""
+        line = 1
+        with _opened(self.uri) as stream:
+            while offset and (data := stream.read(min(offset, BLOCK_BYTES))):
+                line += data.count(b"\n")
+                offset -= len(data)
+        return line
+
     def _parse(self, block: Block) -> pa.Table:
-        is_first = block.first_line == 1
+        is_first = block.offset == 0
         # One block is one piece for pyarrow, parsed by this thread: only so it knows the lines of faults.
         read = pacsv.ReadOptions(
             block_size=len(block.data) + 1, use_threads=False, column_names=self.header, skip_rows=int(is_first)
@@ -104,7 +114,7 @@ class RawTable:
         try:
             return pacsv.read_csv(pa.BufferReader(pa.py_buffer(block.data)), read, parse, convert)
         except pa.ArrowInvalid as error:
-            raise UserError(_fault(self, str(error), block.first_line)) from None
+            raise UserError(_fault(self, str(error), self._line_at(block.offset))) from None
 
 
 def sha256(uri: str) -> str:
