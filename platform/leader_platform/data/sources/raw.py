@@ -88,8 +88,8 @@ class RawTable:
             ) from None
 
     def _line_at(self, offset: int) -> int:
-        """The number, from 1, of the line that begins at a byte of the unpacked file; counted only when asked for, since
-        counting lines takes longer than cutting blocks."""
+        """The number, from 1, of the line that begins at a byte of the unpacked file; counted only when asked for,
+        since counting lines takes longer than cutting blocks."""
         line = 1
         with _opened(self.uri) as stream:
             while offset and (data := stream.read(min(offset, BLOCK_BYTES))):
