@@ -102,7 +102,7 @@ def test_every_prescription_is_an_event_or_counted_once(raw: list[tuple]) -> Non
             "subject_id": pa.array(subject, pa.int64()),
             "hadm_id": pa.array(admission, pa.int64()),
             "started_at": pa.nulls(len(raw), pa.timestamp("ms")),
-            "drug_type": pa.array(drug_type, pa.string()),
+            "drug_type": pa.array(drug_type, pa.string()).dictionary_encode(),
             **dict.fromkeys(("drug", "ndc", "gsn"), names),
         }
     )

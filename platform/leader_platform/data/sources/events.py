@@ -90,8 +90,9 @@ def renamed(batch: pa.Table, names: Mapping[str, str]) -> pa.Table:
 def checked(kind: str, table: str, batch: pa.Table) -> tuple[pa.Table, Counter]:
     """A batch of the raw table called `table` as events of `kind`, and the tally of the rows that were left out.
 
-    The batch has the columns of `EVENT_SCHEMAS[kind]`, coded tables and titles also `icd_version`, and medications
-    `drug_type`. Texts are trimmed and codes get their system; drug names, NDC and GSN stay as they stand.
+    The batch has the columns of `EVENT_SCHEMAS[kind]`, coded tables and titles also `icd_version`, and medications a
+    dictionary-encoded `drug_type`. Texts are trimmed and codes get their system; drug names, NDC and GSN stay as they
+    stand.
     """
     for name in ("gender", "title", *PROFILE):
         if name in batch.column_names:
