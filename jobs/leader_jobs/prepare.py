@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leader_jobs.events import Events, write_events
+from leader_jobs.splits import Split, count_split_values, write_samples
 from leader_jobs.tasks import on_each
 from leader_platform import storage
 from leader_platform.config import LeaderConfig, fingerprint
@@ -34,13 +35,12 @@ from leader_platform.data.drugs import (
 )
 from leader_platform.data.interactions import GAMENET_FILE, interactions, substance_names
 from leader_platform.data.manifest import Counted, fault_warnings, manifest
-from leader_platform.data.records import KINDS, PROFILE_FIELDS
-from leader_platform.data.samples import SPLITS, samples
+from leader_platform.data.samples import SPLITS
 from leader_platform.data.sources import SOURCES
 from leader_platform.data.sources.events import PATIENT_TABLES, TITLE_TABLES
 from leader_platform.data.sources.raw import RawTable, sha256
 from leader_platform.data.tallies import Tally, plain, tally_of
-from leader_platform.data.vocabulary import Vocabulary, count_values, fit_vocabulary
+from leader_platform.data.vocabulary import fit_vocabulary
 from leader_platform.errors import UserError
 
 TERMINOLOGY_TABLES = (NAME_TABLE, NUMBER_TABLE, CLASS_TABLE, GAMENET_FILE)
@@ -122,13 +122,14 @@ def prepare(arguments: PrepareArguments, config: LeaderConfig, say: Callable[[st
         say("Assembling visits")
         tally, last_years = _write_visits(events, work)
         split = _split(last_years, config)
-        values = _count_values(events.num_shards, split, work)
+        visits = [work.visits_part(shard) for shard in range(events.num_shards)]
+        values = count_split_values(visits, split, work.out)
         vocabulary = fit_vocabulary(values["train"], config.data.min_code_count)
         storage.write_json(work.path("vocabulary.json"), vocabulary.model_dump())
         titles, warnings = _write_titles(events, tables, sum(values.values(), Counter()), arguments, work)
         storage.write_parquet(work.path("interactions.parquet"), interactions(arguments.terminology))
         say(f"Writing samples: {len(vocabulary.medications)} medications in the training vocabulary")
-        tally += _write_samples(events.num_shards, split, vocabulary, titles, work)
+        tally += write_samples(visits, split, vocabulary, titles, config, work.path("samples"), work.out)
         storage.remove(events.directory)
         tally += events.tally
         described = manifest(source.name, config, Counted(tally, split, values, vocabulary))
@@ -164,7 +165,7 @@ def _write_visits(events: Events, work: _Work) -> tuple[Tally, dict[int, int | N
     return tally, last_years
 
 
-def _split(last_years: dict[int, int | None], config: LeaderConfig) -> dict[int, str]:
+def _split(last_years: dict[int, int | None], config: LeaderConfig) -> Split:
     if len(last_years) < 3:
         raise UserError(
             f"{len(last_years)} patients are left after the cohort's filters, and a split needs 3; give more patients, "
@@ -177,29 +178,6 @@ def _split(last_years: dict[int, int | None], config: LeaderConfig) -> dict[int,
             "use data.split=random."
         )
     return cohort.split_by_patient(last_years, config.data)
-
-
-def _names_of(split: dict[int, str], subjects: pa.ChunkedArray) -> pa.Array:
-    """The split of each row's patient."""
-    return pa.array(map(split.__getitem__, subjects.to_pylist()), pa.string())
-
-
-def _count_values(num_shards: int, split: dict[int, str], work: _Work) -> dict[str, Counter]:
-    """`count_values` of each split's visits."""
-    import ray
-
-    shared_split: Any = ray.put(split)
-
-    def count(shard: int) -> dict[str, Any]:
-        visits = storage.read_parquet(work.visits_part(shard), columns=["subject_id", *KINDS, *PROFILE_FIELDS])
-        names = _names_of(ray.get(shared_split), visits["subject_id"])
-        return {name: plain(count_values(visits.filter(pc.equal(names, name)))) for name in SPLITS}
-
-    values = {name: Counter[Any]() for name in SPLITS}
-    for answer in on_each(count, range(num_shards), work.out):
-        for name in SPLITS:
-            values[name].update(tally_of(answer[name]))
-    return values
 
 
 # --- titles ----------------------------------------------------------------------------------------------------------
@@ -238,40 +216,3 @@ def _write_titles(
 def _terminology_checksums(terminology: str | None) -> dict[str, str]:
     files = [storage.join(terminology, name) for name in TERMINOLOGY_TABLES] if terminology else []
     return {file.rsplit("/", 1)[-1]: sha256(file) for file in files if storage.exists(file)}
-
-
-# --- visits -> samples -----------------------------------------------------------------------------------------------
-
-
-def _write_samples(
-    num_shards: int,
-    split: dict[int, str],
-    vocabulary: Vocabulary,
-    titles: dict[str, str],
-    work: _Work,
-) -> Tally:
-    """Write each shard's samples by split, and return the tally with the number of samples and first visits a split."""
-    import ray
-
-    shared: Any = ray.put((split, vocabulary, titles))
-
-    def ask(shard: int) -> dict[str, Any]:
-        split, vocabulary, titles = ray.get(shared)
-        visits = storage.read_parquet(work.visits_part(shard))
-        table, tally = samples(visits, vocabulary, titles, work.config.data, work.config.prompt)
-        names = _names_of(split, table["subject_id"])
-        for name in SPLITS:
-            part = table.filter(pc.equal(names, name))
-            tally[("samples", name)] += len(part)
-            tally[("first visits", name)] += pc.sum(pc.equal(part["prior_visits"], 0)).as_py() or 0
-            if len(part):
-                storage.write_parquet(work.path("samples", name, f"part-{shard:05d}.parquet"), part)
-        return {"tally": plain(tally)}
-
-    total: Tally = Counter()
-    for answer in on_each(ask, range(num_shards), work.out):
-        total += tally_of(answer["tally"])
-    for name in SPLITS:
-        if not total[("samples", name)]:
-            raise UserError(f"The {name} split has no sample; give more patients, or change the splits' fractions.")
-    return total

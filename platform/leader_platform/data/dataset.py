@@ -59,6 +59,10 @@ class PreparedData:
         assert split in SPLITS
         return storage.list_files(storage.join(self.uri, "samples", split), ".parquet")
 
+    def visit_parts(self) -> list[str]:
+        """The files of all visits, whole patients in each."""
+        return storage.list_files(storage.join(self.uri, "visits"), ".parquet")
+
     def samples(self, split: str, columns: list[str] | None = None) -> pa.Table:
         """All samples of a split in memory; for sets that are small by nature (validation, test) and for reports."""
         parts = [storage.read_parquet(part, columns) for part in self.sample_parts(split)]

@@ -49,19 +49,25 @@ def manifest(source: str, config: LeaderConfig, counted: Counted) -> dict[str, A
         "label_window": "whole stay" if window is None else f"first {window:g} hours",
         "flow": {step: tally[("flow", step)] for step in FLOW},
         "options": _options(config, counted),
-        "left_out": _named(tally, "left out")
-        | {
-            key[0]: tally[key]
-            for key in (("labels outside the training vocabulary",), ("samples without a known medication",))
-        },
+        "left_out": _named(tally, "left out") | _left_out_by_split(tally),
         "patients": len(counted.split),
         "splits": _splits(counted),
-        "vocabulary": {kind: len(codes) - len(SPECIAL) for kind, codes in counted.vocabulary.codes.items()},
+        "vocabulary": _vocabulary_sizes(counted.vocabulary),
         "distinct_codes": {kind: sum(key[0] == kind for key in every_value) for kind in KINDS},
         "mean_codes_per_visit": {
             kind: sum(count for key, count in every_value.items() if key[0] == kind) / num_visits for kind in KINDS
         },
         "coverage": _coverage(tally),
+    }
+
+
+def fold_manifest(whole: dict[str, Any], counted: Counted) -> dict[str, Any]:
+    """The manifest of the same visits split in another way: that of the `whole`, with what follows from the split."""
+    return {
+        **whole,
+        "left_out": whole["left_out"] | _left_out_by_split(counted.tally),
+        "splits": _splits(counted),
+        "vocabulary": _vocabulary_sizes(counted.vocabulary),
     }
 
 
@@ -91,6 +97,15 @@ def _options(config: LeaderConfig, counted: Counted) -> list[dict[str, Any]]:
         }
         for name, what in _REMOVES.items()
     ]
+
+
+def _left_out_by_split(tally: Counter) -> dict[str, int]:
+    keys = (("labels outside the training vocabulary",), ("samples without a known medication",))
+    return {key[0]: tally[key] for key in keys}
+
+
+def _vocabulary_sizes(vocabulary: Vocabulary) -> dict[str, int]:
+    return {kind: len(codes) - len(SPECIAL) for kind, codes in vocabulary.codes.items()}
 
 
 def _splits(counted: Counted) -> dict[str, dict[str, int]]:
