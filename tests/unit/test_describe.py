@@ -33,7 +33,7 @@ from leader_platform.data.records import KINDS
 from leader_platform.data.samples import SPLITS, samples
 from leader_platform.data.vocabulary import count_values, fit_vocabulary
 from leader_platform.errors import UserError
-from leader_platform.metrics import interaction_rate
+from leader_platform.evaluation.metrics import interaction_rate
 from leader_platform.report import Chart, Table
 
 CONFIG = LeaderConfig()

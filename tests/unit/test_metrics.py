@@ -1,4 +1,4 @@
-"""The paper's metrics against scikit-learn's and against brute force, on random cases with ties."""
+"""The metrics against scikit-learn's and against brute force, on random cases with ties."""
 
 from __future__ import annotations
 
@@ -7,52 +7,83 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, f1_score, jaccard_score
+import sklearn.metrics
+from hypothesis import given
+from support.answers import Judged, judged
 
-from leader_platform import metrics
-
-SEEDS = range(25)
-
-
-def case(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels (at least one a sample), scores with many ties, and a symmetric matrix of interacting pairs."""
-    draw = np.random.default_rng(seed)
-    samples, classes = int(draw.integers(1, 12)), int(draw.integers(2, 15))
-    labels = draw.random((samples, classes)) < draw.random()
-    labels[np.arange(samples), draw.integers(0, classes, samples)] = True
-    scores = np.round(draw.random((samples, classes)), int(draw.integers(0, 3)))
-    upper = np.triu(draw.random((classes, classes)) < 0.3, k=1)
-    return labels, scores, upper | upper.T
+from leader_platform.evaluation import metrics
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_average_precision_is_scikit_learns(seed: int) -> None:
-    labels, scores, _ = case(seed)
-    expected = [average_precision_score(truth, score) for truth, score in zip(labels, scores, strict=True)]
-    np.testing.assert_allclose(metrics.average_precision(labels, scores), expected, atol=1e-12)
+@given(judged())
+def test_average_precision_and_auroc_of_each_sample_are_scikit_learns(case: Judged) -> None:
+    ranking = metrics.Ranking.of(case.labels, case.scores)
+    for index, (labels, scores) in enumerate(zip(case.labels, case.scores, strict=True)):
+        precision = sklearn.metrics.average_precision_score(labels, scores) if labels.any() else np.nan
+        auroc = sklearn.metrics.roc_auc_score(labels, scores) if len(set(labels)) == 2 else np.nan
+        assert ranking.average_precision()[index] == pytest.approx(precision, nan_ok=True)
+        assert ranking.auroc()[index] == pytest.approx(auroc, nan_ok=True)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_jaccard_and_f1_are_scikit_learns(seed: int) -> None:
-    labels, scores, _ = case(seed)
-    chosen = scores >= 0.5
-    pairs = list(zip(labels, chosen, strict=True))
-    np.testing.assert_allclose(metrics.jaccard(labels, chosen), [jaccard_score(*pair) for pair in pairs])
-    np.testing.assert_allclose(metrics.f1(labels, chosen), [f1_score(*pair) for pair in pairs])
+@given(judged())
+def test_agreement_of_each_sample_is_scikit_learns(case: Judged) -> None:
+    for name, of_two_empty_sets in (("jaccard", 1.0), ("f1", 1.0), ("precision", np.nan), ("recall", np.nan)):
+        score = getattr(sklearn.metrics, f"{name}_score")
+        expected = [
+            score(labels, chosen, zero_division=of_two_empty_sets)
+            for labels, chosen in zip(case.labels, case.chosen, strict=True)
+        ]
+        np.testing.assert_allclose(getattr(metrics, name)(case.labels, case.chosen), expected, err_msg=name)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_interaction_rate_counts_pairs(seed: int) -> None:
-    _, scores, interacting = case(seed)
-    chosen = scores >= 0.5
-    pairs = [pair for row in chosen for pair in combinations(np.flatnonzero(row), 2)]
-    expected = sum(interacting[pair] for pair in pairs) / len(pairs) if pairs else None
-    assert metrics.interaction_rate(chosen, interacting) == (None if expected is None else pytest.approx(expected))
+@given(judged())
+def test_interaction_rate_counts_pairs(case: Judged) -> None:
+    pairs = [pair for row in case.chosen for pair in combinations(np.flatnonzero(row), 2)]
+    expected = sum(case.interacting[pair] for pair in pairs) / len(pairs) if pairs else None
+    rate = metrics.interaction_rate(case.chosen, case.interacting)
+    assert rate == (None if expected is None else pytest.approx(expected))
+
+
+@given(judged())
+def test_results_of_each_class_are_scikit_learns_over_samples(case: Judged) -> None:
+    found = metrics.class_results(case.labels, case.scores, case.chosen)
+    for index, (labels, scores, chosen) in enumerate(zip(case.labels.T, case.scores.T, case.chosen.T, strict=True)):
+        expected = {
+            "average_precision": sklearn.metrics.average_precision_score(labels, scores) if labels.any() else np.nan,
+            "precision": sklearn.metrics.precision_score(labels, chosen, zero_division=np.nan),
+            "recall": sklearn.metrics.recall_score(labels, chosen, zero_division=np.nan),
+        }
+        assert {name: values[index] for name, values in found.items()} == pytest.approx(expected, nan_ok=True)
+
+
+@given(judged())
+def test_points_of_the_precision_recall_curve_lie_on_scikit_learns(case: Judged) -> None:
+    recall, precision = metrics.precision_recall_curve(case.labels, case.scores, num_points=5)
+    if not case.labels.any():
+        assert len(recall) == 0
+        return
+    theirs = sklearn.metrics.precision_recall_curve(case.labels.ravel(), case.scores.ravel())
+    curve = np.stack([theirs[1], theirs[0]], axis=1)
+    for point in zip(recall, precision, strict=True):
+        assert np.isclose(curve, point).all(axis=1).any()
+    assert recall[-1] == 1
+    assert len(recall) <= 5
+
+
+def test_a_curve_of_many_labels_keeps_its_shape_in_few_points() -> None:
+    draw = np.random.default_rng(0)
+    labels = draw.random((200, 40)) < 0.2
+    scores = np.clip(draw.normal(0.3, 0.1, labels.shape) + 0.15 * labels, 0, 1)
+    recall, precision = metrics.precision_recall_curve(labels, scores)
+    assert len(recall) == 100
+    assert np.diff(recall).max() < 0.02
+    whole = sklearn.metrics.average_precision_score(labels.ravel(), scores.ravel())
+    assert np.trapezoid(precision, recall) == pytest.approx(whole, abs=0.01)
 
 
 def test_average_precision_does_not_depend_on_the_order_of_medications() -> None:
-    labels, scores, _ = case(3)
-    order = np.random.default_rng(0).permutation(labels.shape[1])
+    draw = np.random.default_rng(0)
+    labels, scores = draw.random((9, 12)) < 0.4, np.round(draw.random((9, 12)), 1)
+    order = draw.permutation(12)
     np.testing.assert_allclose(
         metrics.average_precision(labels[:, order], scores[:, order]), metrics.average_precision(labels, scores)
     )
@@ -61,12 +92,19 @@ def test_average_precision_does_not_depend_on_the_order_of_medications() -> None
 def test_equal_scores_give_the_share_of_labels() -> None:
     labels = np.array([[True, False, False, False]])
     assert metrics.average_precision(labels, np.full((1, 4), 0.3)) == pytest.approx([0.25])
+    assert metrics.auroc(labels, np.full((1, 4), 0.3)) == pytest.approx([0.5])
 
 
-def test_average_precision_of_a_sample_without_labels_is_not_a_number() -> None:
-    value = metrics.average_precision(np.array([[False, False], [True, False]]), np.array([[0.1, 0.2], [0.9, 0.1]]))
-    assert np.isnan(value[0])
-    assert value[1] == 1
+@pytest.mark.filterwarnings("error")
+def test_a_metric_of_a_sample_without_labels_is_not_a_number() -> None:
+    labels, scores = np.array([[False, False], [True, False]]), np.array([[0.1, 0.2], [0.9, 0.1]])
+    for values in (
+        metrics.average_precision(labels, scores),
+        metrics.auroc(labels, scores),
+        metrics.recall(labels, scores >= 0.5),
+        metrics.precision(labels, scores >= 0.5),  # nothing is chosen
+    ):
+        np.testing.assert_array_equal(values, [np.nan, 1])
 
 
 def test_two_empty_sets_agree_and_one_empty_set_does_not() -> None:
@@ -99,12 +137,12 @@ def test_the_lowest_of_equally_good_thresholds_is_taken() -> None:
     assert metrics.best_threshold(np.array([[True, False]]), np.array([[0.9, 0.1]]), "f1") == pytest.approx(0.11)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_no_threshold_beats_the_best(seed: int) -> None:
-    labels, scores, _ = case(seed)
-    best = metrics.best_threshold(labels, scores, "jaccard")
-    reached = metrics.jaccard(labels, scores >= best).mean()
-    assert all(metrics.jaccard(labels, scores >= t).mean() <= reached for t in metrics.THRESHOLDS)
+@given(judged())
+def test_no_threshold_beats_the_best(case: Judged) -> None:
+    best = metrics.best_threshold(case.labels, case.scores, "jaccard")
+    reached = metrics.jaccard(case.labels, case.scores >= best).mean()
+    for threshold in metrics.THRESHOLDS.tolist():
+        assert metrics.jaccard(case.labels, case.scores >= threshold).mean() <= reached
 
 
 def test_a_report_holds_the_means() -> None:
