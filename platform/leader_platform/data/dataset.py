@@ -61,7 +61,9 @@ class PreparedData:
 
     def visit_parts(self) -> list[str]:
         """The files of all visits, whole patients in each."""
-        return storage.list_files(storage.join(self.uri, "visits"), ".parquet")
+        # A fold's visits are those of the data set that it is a fold of.
+        uri = self.manifest.get("fold", {}).get("visits", self.uri)
+        return storage.list_files(storage.join(uri, "visits"), ".parquet")
 
     def samples(self, split: str, columns: list[str] | None = None) -> pa.Table:
         """All samples of a split in memory; for sets that are small by nature (validation, test) and for reports."""

@@ -41,6 +41,10 @@ class Vocabulary(BaseModel):
         table = self.codes["medications"]
         return sorted(table[code] - len(SPECIAL) for code in medications if code in table)
 
+    def previous_labels(self, record: PatientRecord) -> list[int]:
+        """`labels` of the visit before the current one; empty on a first visit."""
+        return self.labels(code for visit in record.history[-1:] for code in visit.medications)
+
     def encode_profile(self, profile: dict[str, Any]) -> list[int]:
         """One index a field, in the order of `PROFILE_FIELDS`."""
         return [self.profile[name].get(profile_value(name, profile.get(name)), UNKNOWN) for name in PROFILE_FIELDS]
