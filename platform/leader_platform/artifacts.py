@@ -15,8 +15,9 @@ from leader_platform.config import LeaderConfig, to_yaml
 from leader_platform.errors import UserError
 
 # Each stage's product: a directory of the run.
-TEACHER, FEATURES, STUDENT, STUDENT_ALONE, EVALUATION = "teacher", "features", "student", "student_alone", "evaluation"
-STAGES = (TEACHER, FEATURES, STUDENT, STUDENT_ALONE, EVALUATION)
+TITLES, TEACHER, FEATURES = "titles", "teacher", "features"
+STUDENT, STUDENT_ALONE, EVALUATION = "student", "student_alone", "evaluation"
+STAGES = (TITLES, TEACHER, FEATURES, STUDENT, STUDENT_ALONE, EVALUATION)
 _MADE_BY = {STUDENT: "distill", STUDENT_ALONE: "student"}
 _PACKAGES = ("leader-platform", "ray", "torch", "transformers", "peft")
 

@@ -12,12 +12,14 @@ from leader_platform.data.dataset import PreparedData
 
 def feature_table(sample_ids: list[str], hidden_states: np.ndarray, logits: np.ndarray) -> pa.Table:
     """sample_id, hidden_state and logits, both as fixed-size lists of float32."""
+    columns = {"hidden_state": list_column(hidden_states), "logits": list_column(logits)}
+    return pa.table({"sample_id": sample_ids, **columns})
 
-    def column(values: np.ndarray) -> pa.Array:
-        flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1), pa.float32())
-        return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
-    return pa.table({"sample_id": sample_ids, "hidden_state": column(hidden_states), "logits": column(logits)})
+def list_column(values: np.ndarray) -> pa.Array:
+    """Rows of [rows, size] as a column of fixed-size lists of float32."""
+    flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1), pa.float32())
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
 def matrix(column: pa.ChunkedArray) -> np.ndarray:

@@ -19,9 +19,10 @@ from leader_platform.errors import UserError
 from leader_platform.features import probabilities
 
 if TYPE_CHECKING:
+    from leader_platform.models.code_book import CodeBook
     from leader_platform.models.student import Student
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+CONFIG_FILE, WEIGHTS_FILE, CODE_BOOK_FILE = "config.json", "model.safetensors", "code_book.parquet"
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,11 @@ class Predictor:
 class StudentPredictor(Predictor):
     """The distilled model; milliseconds a record on one core."""
 
-    def __init__(self, model: Student, knowledge: Knowledge, **about: Any) -> None:
+    def __init__(
+        self, model: Student, knowledge: Knowledge, book: CodeBook | None, temperature: float, **about: Any
+    ) -> None:
         super().__init__(knowledge, **about)
-        self.model = model.eval()
+        self.model, self.book, self.temperature = model.eval(), book, temperature
 
     @classmethod
     def load(cls, run: str, stage: str = STUDENT) -> StudentPredictor:
@@ -87,13 +90,17 @@ class StudentPredictor(Predictor):
         try:
             knowledge = Knowledge.read(directory)
             about = storage.read_json(storage.join(directory, CONFIG_FILE))
-            model = Student(StudentConfig.model_validate(about["student"]), knowledge.vocabulary)
+            config = StudentConfig.model_validate(about["student"])
+            book = _code_book(directory, knowledge.vocabulary) if config.wide else None
+            model = Student(config, knowledge.vocabulary, book=book)
             model.load_state_dict(load(storage.read_bytes(storage.join(directory, WEIGHTS_FILE))))
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(f"{directory} is not a readable student ({_one_line(error)}); train it again.") from error
         return cls(
             model,
             knowledge,
+            book,
+            temperature=float(about["temperature"]),
             threshold=float(about["threshold"]),
             version=f"student-{manifest['key']}",
             max_history_visits=manifest["max_history_visits"],
@@ -103,13 +110,15 @@ class StudentPredictor(Predictor):
         """Probabilities float32 [records, medications]."""
         import torch
 
-        from leader_platform.models.student import collate, encode_record
+        from leader_platform.models.code_book import encode
+        from leader_platform.models.student import collate
 
         if not records:
             return np.zeros((0, len(self.medications)), np.float32)
-        batch = collate([encode_record(self.as_trained(record), self.vocabulary) for record in records])
+        encoded = encode([self.as_trained(record) for record in records], self.vocabulary, self.book)
+        batch = collate(encoded, np.arange(len(encoded)))
         with torch.inference_mode():
-            return probabilities(self.model(batch).logits.numpy())
+            return probabilities(self.model(batch).logits.numpy() / self.temperature)
 
 
 class TeacherPredictor(Predictor):
@@ -155,12 +164,13 @@ class TeacherPredictor(Predictor):
 
     async def predict(self, records: Sequence[PatientRecord]) -> tuple[np.ndarray, list[bool]]:
         """Probabilities float32 [records, medications], and whether each prompt had to be shortened."""
-        prompts = [fit_prompt(self.as_trained(record), self.titles, self.prompt, self._tokens) for record in records]
+        records = [self.as_trained(record) for record in records]
+        prompts = [fit_prompt(record, self.titles, self.prompt, self._tokens) for record in records]
         if not prompts:
             return np.zeros((0, len(self.medications)), np.float32), []
         states = await self.engine.encode([prompt.token_ids for prompt in prompts])
-        bias = 0.0 if self.head.bias is None else self.head.bias.numpy()
-        return probabilities(states @ self.head.weight.numpy().T + bias), [prompt.truncated for prompt in prompts]
+        logits = self.head.logits(states, [self.vocabulary.previous_labels(record) for record in records])
+        return probabilities(logits), [prompt.truncated for prompt in prompts]
 
     def _tokens(self, text: str) -> list[int]:
         return self.tokenizer(text).input_ids
@@ -174,14 +184,21 @@ def _engine(name: str, folder: str, config: LeaderConfig) -> Engine:
     if name == "transformers":
         from leader_platform.models.transformers_engine import TransformersEngine
 
-        return TransformersEngine(folder, config.features.dtype)
+        return TransformersEngine(folder, config.features.dtype, config.teacher.pooling)
     assert name == "vllm", name
     import torch
 
     from leader_platform.models.vllm_engine import VllmEngine
 
     # What this process was given decides, not what the run was trained on: Ray hides the GPUs it did not hand out.
-    return VllmEngine(folder, config.features.dtype, config.prompt.max_tokens, on_gpu=torch.cuda.is_available())
+    on_gpu = torch.cuda.is_available()
+    return VllmEngine(folder, config.features.dtype, config.prompt.max_tokens, config.teacher.pooling, on_gpu)
+
+
+def _code_book(directory: str, vocabulary: Vocabulary) -> CodeBook:
+    from leader_platform.models.code_book import CodeBook
+
+    return CodeBook.from_table(vocabulary, storage.read_parquet(storage.join(directory, CODE_BOOK_FILE)))
 
 
 def _one_line(error: BaseException) -> str:

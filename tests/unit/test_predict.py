@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from safetensors.torch import save
 from support.patients import read_events, write_hosp
 
-from leader_jobs.evaluate import METRICS_FILE, evaluate
+from leader_jobs.evaluate import PAGE_FILE, evaluate
 from leader_platform import storage
 from leader_platform.artifacts import EVALUATION, STUDENT, Run
 from leader_platform.config import DataConfig, LeaderConfig, PromptConfig, StudentConfig
@@ -21,8 +22,11 @@ from leader_platform.data.records import PatientRecord
 from leader_platform.data.samples import samples
 from leader_platform.data.vocabulary import count_values, fit_vocabulary
 from leader_platform.errors import UserError
+from leader_platform.models.code_book import CodeBook
 from leader_platform.models.student import Student
-from leader_platform.predict import CONFIG_FILE, WEIGHTS_FILE, StudentPredictor
+from leader_platform.predict import CODE_BOOK_FILE, CONFIG_FILE, WEIGHTS_FILE, StudentPredictor
+from leader_platform.runs import METRICS_FILE, SAMPLES_FILE
+from leader_platform.settings import load_config
 
 SMALL = StudentConfig(width=8, heads=2, feed_forward=12)
 FILES = ("vocabulary.json", "titles.parquet", "interactions.parquet")
@@ -35,13 +39,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     visits, _ = cohort.visits(read_events(write_hosp(folder / "raw")), DataConfig())
     vocabulary = fit_vocabulary(count_values(visits), 1)
     directory = str(folder / "data")
-    about = {"format_version": FORMAT_VERSION, "fingerprint": "f", "label_window": "whole stay"}
+    about = {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": "f",
+        "label_window": "whole stay",
+        "data_config": DataConfig().model_dump(mode="json"),
+    }
     storage.write_json(f"{directory}/manifest.json", about)
     storage.write_json(f"{directory}/vocabulary.json", vocabulary.model_dump())
     titles = {"code": ["ATC:N02B", "ICD10CM:I10"], "title": ["Analgesics", "Hypertension"]}
     storage.write_parquet(f"{directory}/titles.parquet", pa.table(titles, schema=TITLE_SCHEMA))
     pair = [{"code_a": "ATC:N02B", "code_b": "ATC:B01A", "source": "this test"}]
     storage.write_parquet(f"{directory}/interactions.parquet", pa.Table.from_pylist(pair, schema=INTERACTION_SCHEMA))
+    storage.write_parquet(f"{directory}/visits/part-00000.parquet", visits)
     table, _ = samples(visits, vocabulary, {}, DataConfig(), PromptConfig())
     for split in ("train", "validation", "test"):
         storage.write_parquet(f"{directory}/samples/{split}/part-00000.parquet", table)
@@ -49,12 +59,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 
 
 def write_student(run: Run, data: PreparedData, threshold: float = 0.37) -> Student:
-    model = Student(SMALL, data.vocabulary).eval()
+    book = CodeBook.of(data.vocabulary, None, 8)
+    model = Student(SMALL, data.vocabulary, book=book).eval()
     with run.product(STUDENT, "k1", LeaderConfig(), {"max_history_visits": 20, "data": data.fingerprint}) as directory:
         storage.write_bytes(storage.join(directory, WEIGHTS_FILE), save(model.state_dict()))
         storage.write_json(
-            storage.join(directory, CONFIG_FILE), {"threshold": threshold, "student": SMALL.model_dump(mode="json")}
+            storage.join(directory, CONFIG_FILE),
+            {"threshold": threshold, "temperature": 1.5, "student": SMALL.model_dump(mode="json")},
         )
+        storage.write_parquet(storage.join(directory, CODE_BOOK_FILE), book.to_table())
         for name in FILES:
             storage.write_bytes(storage.join(directory, name), storage.read_bytes(storage.join(data.uri, name)))
     return model
@@ -96,7 +109,7 @@ def test_an_unknown_code_is_answered_and_told(tmp_path: Path, data: PreparedData
     assert np.isfinite(predictor.predict([stranger])).all()
 
 
-@pytest.mark.parametrize("name", [WEIGHTS_FILE, CONFIG_FILE, "vocabulary.json", "titles.parquet"])
+@pytest.mark.parametrize("name", [WEIGHTS_FILE, CONFIG_FILE, CODE_BOOK_FILE, "vocabulary.json", "titles.parquet"])
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_a_damaged_student_is_named(tmp_path: Path, data: PreparedData, name: str, damage: str) -> None:
     run = Run(str(tmp_path))
@@ -115,28 +128,61 @@ def test_a_run_without_a_student_says_so(tmp_path: Path) -> None:
         StudentPredictor.load(str(tmp_path))
 
 
-def test_an_evaluation_tells_of_popularity_and_every_model_that_is_there(tmp_path: Path, data: PreparedData) -> None:
+def with_models(*names: str) -> LeaderConfig:
+    return load_config(LeaderConfig(), None, [f"evaluate.models={json.dumps(names)}", "evaluate.min_group_patients=1"])
+
+
+def test_an_evaluation_tells_of_baselines_and_every_model_that_is_there(tmp_path: Path, data: PreparedData) -> None:
     run, said = Run(str(tmp_path)), []
-    assert set(evaluate(data, run, LeaderConfig(), "k", said.append)["models"]) == {"popularity"}
+    config = with_models("popularity", "student", "teacher")
+    assert set(evaluate(data, run, config, said.append)["models"]) == {"popularity"}
     write_student(run, data)
-    result = evaluate(data, run, LeaderConfig(), "k2", said.append)
+    result = evaluate(data, run, config, said.append)
     assert set(result["models"]) == {"popularity", "student"}
     assert json.loads(storage.read_bytes(run.path(EVALUATION, METRICS_FILE))) == result
-    for model in result["models"].values():
-        counts = {group: report["samples"] for group, report in model["groups"].items()}
-        assert counts == {"all": 6, "first-visit": 4, "multi-visit": 2}
-    assert result["label_window"] == "whole stay"
+    for groups in result["models"].values():
+        counts = {name: groups[name]["samples"] for name in ("all", "first_visit", "multi_visit")}
+        assert counts == {"all": 6, "first_visit": 4, "multi_visit": 2}
+    assert result["protocol"]["label_window"] == "whole stay"
+    assert set(result["paired"]) == {"student-popularity"}
+    samples = storage.read_parquet(run.path(EVALUATION, SAMPLES_FILE))
+    means = {
+        name: np.mean([row["prauc"] for row in samples.to_pylist() if row["model"] == name])
+        for name in result["models"]
+    }
+    for name, mean in means.items():
+        assert result["models"][name]["all"]["prauc"][0] == pytest.approx(mean, abs=1e-5)
+    assert "<html" in storage.read_bytes(run.path(EVALUATION, PAGE_FILE)).decode()
 
 
 def test_popularity_and_prescriptions_are_as_counted_by_hand(tmp_path: Path, data: PreparedData) -> None:
-    result = evaluate(data, Run(str(tmp_path)), LeaderConfig(), "k", lambda line: None)
-    popular = result["models"]["popularity"]
+    result = evaluate(data, Run(str(tmp_path)), with_models("popularity"), lambda line: None)
+    popular = result["models"]["popularity"]["all"]
     # N02B is in all six visits, B01A and C03C in two each, the other three in one each; more choices pay off at no
     # threshold, so N02B alone is chosen.
-    assert popular["threshold"] == pytest.approx(0.34)
-    assert popular["groups"]["all"]["medications_per_visit"] == 1
-    assert popular["groups"]["all"]["jaccard"] == pytest.approx((1 / 3 + 1 / 2 + 1 + 1 / 3 + 1 / 2 + 1 / 2) / 6)
-    assert result["prescriptions"]["medications_per_visit"] == pytest.approx(13 / 6)
-    assert result["interaction_source"] == ["this test"]
+    assert result["thresholds"]["popularity"] == [pytest.approx(0.34)]
+    assert popular["medications_per_visit"][0] == 1
+    assert popular["jaccard"][0] == pytest.approx((1 / 3 + 1 / 2 + 1 + 1 / 3 + 1 / 2 + 1 / 2) / 6, abs=1e-5)
+    prescribed = result["prescriptions"]["all"]
+    assert prescribed["medications_per_visit"][0] == pytest.approx(13 / 6, abs=1e-5)
+    assert result["protocol"]["interaction_source"] == ["this test"]
     # Nine pairs were prescribed together, and paracetamol with an antithrombotic (N02B, B01A) in two visits.
-    assert result["prescriptions"]["interaction_rate"] == pytest.approx(2 / 9)
+    assert prescribed["interaction_rate"][0] == pytest.approx(2 / 9, abs=1e-5)
+
+
+def test_a_label_that_no_training_patient_had_counts_as_missed(tmp_path: Path, data: PreparedData) -> None:
+    """Without B01A in the vocabulary nobody can name it, and the visits that had it are judged with it all the same."""
+    codes = {**data.vocabulary.codes}
+    codes["medications"] = {
+        code: n for n, code in enumerate(code for code in codes["medications"] if code != "ATC:B01A")
+    }
+    folder = tmp_path / "data"
+    shutil.copytree(data.uri, folder)
+    storage.write_json(
+        str(folder / "vocabulary.json"), data.vocabulary.model_copy(update={"codes": codes}).model_dump()
+    )
+    result = evaluate(
+        PreparedData(str(folder)), Run(str(tmp_path / "run")), with_models("popularity"), lambda line: None
+    )
+    assert result["protocol"]["num_classes"] == len(data.vocabulary.medications)
+    assert result["prescriptions"]["all"]["medications_per_visit"][0] == pytest.approx(13 / 6, abs=1e-5)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from leader_platform.config import StudentConfig
-from leader_platform.data.records import PROFILE_FIELDS, PatientRecord, Visit
+from leader_platform.data.records import KINDS, PROFILE_FIELDS, PatientRecord, Visit
 from leader_platform.data.vocabulary import SPECIAL, Vocabulary
+from leader_platform.models.encoding import Ragged, encode_records, medication_sets, table_offsets
 from leader_platform.models.losses import alignment_loss, distillation_loss, recommendation_loss
-from leader_platform.models.student import Student, StudentLoss, StudentOutput, code_sets, collate, encode_record
+from leader_platform.models.student import Packed, Student, StudentBatch, StudentLoss, StudentOutput, collate
 from leader_platform.models.teacher import multi_hot
 
 
@@ -66,9 +68,13 @@ def build(teacher_width: int | None = None, **changes: Any) -> Student:
     return Student(config, VOCABULARY, teacher_width).eval()
 
 
+def batch_of(records: Sequence[PatientRecord]) -> StudentBatch:
+    return collate(encode_records(records, VOCABULARY), np.arange(len(records)))
+
+
 def answer(student: Student, *records: PatientRecord) -> StudentOutput:
     with torch.no_grad():
-        return student(collate([encode_record(record, VOCABULARY) for record in records]))
+        return student(batch_of(records))
 
 
 def assert_same(first: StudentOutput, second: StudentOutput) -> None:
@@ -133,9 +139,11 @@ def test_each_part_of_a_record_matters(changed: PatientRecord) -> None:
 def test_equal_indices_of_two_kinds_are_two_embeddings() -> None:
     student = build()
     student.set_encoders["procedures"] = student.set_encoders["diagnoses"]
-    index = torch.tensor([[len(SPECIAL)]])
+    first = [Packed.of(Ragged.of([[table_offsets(VOCABULARY)[kind] + len(SPECIAL)]])) for kind in KINDS[:2]]
     with torch.no_grad():
-        assert not torch.allclose(student.encode_sets("diagnoses", index), student.encode_sets("procedures", index))
+        assert not torch.allclose(
+            student.encode_sets("diagnoses", first[0]), student.encode_sets("procedures", first[1])
+        )
 
 
 def test_without_profile_fields_the_profile_does_not_matter() -> None:
@@ -152,17 +160,13 @@ def test_only_the_chosen_profile_fields_matter() -> None:
     assert not torch.allclose(answer(student, RECORDS[1]).logits, answer(student, other_race).logits, atol=1e-5)
 
 
-def test_code_sets_hold_no_empty_sets_and_no_more_padding_than_needed() -> None:
-    sets = code_sets([[[], [5]], [[6, 7, 8]], []])
-    assert sets.codes.tolist() == [[5, 0, 0], [6, 7, 8]]
-    assert (sets.sample.tolist(), sets.visit.tolist(), sets.num_visits) == ([0, 1], [1, 0], 2)
+def packed_labels(labels: list[list[int]]) -> Packed:
+    return Packed.of(medication_sets(Ragged.of(labels), VOCABULARY))
 
 
 def loss_of(student: Student, records: list[PatientRecord], states: torch.Tensor | None) -> torch.Tensor:
     labels = [[index % 6, (index + 2) % 6] for index in range(len(records))]
-    medications = code_sets([[[label + len(SPECIAL) for label in row]] for row in labels]).codes
-    batch = collate([encode_record(record, VOCABULARY) for record in records])
-    return StudentLoss(student, student.config)(batch, multi_hot(labels, 6), medications, states)
+    return StudentLoss(student, student.config)(batch_of(records), multi_hot(labels, 6), packed_labels(labels), states)
 
 
 @pytest.mark.parametrize("with_teacher", [True, False])
@@ -172,7 +176,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(with_teacher: bool) -> None:
     labels = [[index % 6, (index + 2) % 6] for index in range(len(RECORDS))]
     output = answer(student, *RECORDS)
     with torch.no_grad():
-        encoded = student.encode_sets("medications", torch.tensor(labels) + len(SPECIAL))
+        encoded = student.encode_sets("medications", packed_labels(labels))
         expected = recommendation_loss(output.logits, multi_hot(labels, 6))
         expected += 0.3 * alignment_loss(output.profile, encoded, 0.5)
         if with_teacher:
@@ -207,6 +211,29 @@ def test_a_batch_of_one_can_be_trained() -> None:
     loss = loss_of(student, RECORDS[:1], torch.randn(1, 3))
     loss.backward()
     assert torch.isfinite(loss)
+
+
+def test_a_sample_without_a_known_medication_can_be_trained() -> None:
+    """Its set of current medications is empty, and still has a place in the alignment."""
+    student = build(3).train()
+    labels: list[list[int]] = [[0], []]
+    loss = StudentLoss(student, student.config)(
+        batch_of(RECORDS[:2]), multi_hot(labels, 6), packed_labels(labels), torch.randn(2, 3)
+    )
+    loss.backward()
+    assert torch.isfinite(loss)
+
+
+def test_seeded_answers_do_not_move() -> None:
+    """As computed by the implementation that padded every set to the largest of its batch."""
+    expected = [
+        [-0.13475, -0.05515, -0.11294, -0.21451, -0.14013, -0.00534],
+        [0.07082, -0.29331, -0.12222, -0.19941, -0.25347, 0.06481],
+        [-0.18297, -0.09325, -0.02909, -0.36567, -0.30058, 0.01244],
+        [-0.04363, -0.19847, -0.14825, -0.30507, -0.16007, 0.01911],
+        [-0.17503, -0.0795, -0.14089, -0.35893, -0.19704, -0.03024],
+    ]
+    torch.testing.assert_close(answer(build(), *RECORDS).logits, torch.tensor(expected), atol=1e-5, rtol=0)
 
 
 def test_training_can_fit_a_few_records() -> None:

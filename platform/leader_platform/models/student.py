@@ -1,95 +1,82 @@
 """The student: set encoders over codes, a visit encoder over stays, a profile as pseudo medication record (FIELD.md).
 
-Computed on what is there: a batch holds the code sets of its visits, each padded to the largest set of the batch, and
-not 100 codes in 10 visits each as in the published code (FIELD, defect 12).
+Computed on what is there: code sets and visits are packed into rows (`encoding.pack`), and not padded to 100 codes in
+10 visits each as in the published code (FIELD, defect 12).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leader_platform.config import StudentConfig
-from leader_platform.data.records import KINDS, PROFILE_FIELDS, PatientRecord
-from leader_platform.data.vocabulary import PADDING, UNKNOWN, Vocabulary
+from leader_platform.data.records import KINDS, PROFILE_FIELDS
+from leader_platform.data.vocabulary import UNKNOWN, Vocabulary
+from leader_platform.models.code_book import CodeBook
+from leader_platform.models.encoding import EncodedRecords, Ragged, pack
 from leader_platform.models.losses import alignment_loss, distillation_loss, recommendation_loss
+from leader_platform.models.wide import WideBatch, WideLayer
 
 
 @dataclass(frozen=True)
-class EncodedRecord:
-    """A record as indices: per kind its visits' code sets (medications: of history alone), and the profile."""
+class Packed:
+    """`encoding.Rows` as tensors."""
 
-    sets: dict[str, list[list[int]]]
-    profile: list[int]
+    items: Tensor  # [rows, width]
+    groups: Tensor  # [rows, width]
+    num_groups: int
 
+    @classmethod
+    def of(cls, groups: Ragged) -> Packed:
+        rows = pack(groups)
+        return cls(torch.from_numpy(rows.items), torch.from_numpy(rows.groups), rows.num_groups)
 
-def encode_record(record: PatientRecord, vocabulary: Vocabulary) -> EncodedRecord:
-    """The vocabulary's view of a record. The current visit's medications are never part of it: they are the answer.
-
-    Codes that training never saw are left out: their common embedding was never trained, and would be noise.
-    """
-    visits = {kind: [*record.history, record.current] for kind in ("diagnoses", "procedures")}
-    visits["medications"] = list(record.history)
-    sets = {
-        kind: [[i for i in vocabulary.encode(kind, getattr(visit, kind)) if i != UNKNOWN] for visit in visits[kind]]
-        for kind in KINDS
-    }
-    return EncodedRecord(sets, vocabulary.encode_profile(record.profile))
-
-
-@dataclass(frozen=True)
-class CodeSets:
-    """All non-empty code sets of one kind in a batch, and where each belongs."""
-
-    codes: Tensor  # [sets, codes] indices, `PADDING` after a set's end
-    sample: Tensor  # [sets] row of the batch
-    visit: Tensor  # [sets] position of the visit in its sample
-    num_visits: int  # most visits of a sample in the batch
+    def to(self, device: torch.device) -> Packed:
+        return Packed(self.items.to(device), self.groups.to(device), self.num_groups)
 
 
 @dataclass(frozen=True)
 class StudentBatch:
     """What the student reads for [batch] samples."""
 
-    sets: dict[str, CodeSets]
+    sets: dict[str, Packed]  # per kind, the codes of its sets
+    visits: Packed  # per kind and sample, its sets; the profiles count as sets of medications after all others
     profile: Tensor  # [batch, fields]
+    wide: WideBatch | None
 
     def __len__(self) -> int:
         return len(self.profile)
 
     def to(self, device: torch.device) -> StudentBatch:
-        moved = {
-            kind: CodeSets(sets.codes.to(device), sets.sample.to(device), sets.visit.to(device), sets.num_visits)
-            for kind, sets in self.sets.items()
-        }
-        return StudentBatch(moved, self.profile.to(device))
+        sets = {kind: packed.to(device) for kind, packed in self.sets.items()}
+        wide = None if self.wide is None else self.wide.to(device)
+        return StudentBatch(sets, self.visits.to(device), self.profile.to(device), wide)
 
 
-def collate(records: Sequence[EncodedRecord]) -> StudentBatch:
-    """Records as one batch, padded no further than the batch needs."""
-    sets = {kind: code_sets([record.sets[kind] for record in records]) for kind in KINDS}
-    return StudentBatch(sets, torch.tensor([record.profile for record in records]))
+def collate(records: EncodedRecords, rows: np.ndarray) -> StudentBatch:
+    """Some of the records as one batch."""
+    visits = records.visits.take((rows * len(KINDS) + np.arange(len(KINDS))[:, None]).ravel())  # kind by kind
+    sets = records.sets.take(visits.values)
+    ends = np.cumsum(visits.lengths)[len(rows) - 1 :: len(rows)]  # of each kind's sets
+    numbers = np.split(np.arange(len(sets)), ends[:-1])
+    packed = {kind: Packed.of(sets.take(of_kind)) for kind, of_kind in zip(KINDS, numbers, strict=True)}
+    wide = None if records.wide is None else WideBatch.of(records.wide.take(rows))
+    profile = torch.from_numpy(records.profile[rows])
+    return StudentBatch(packed, Packed.of(_with_profiles(visits, len(rows))), profile, wide)
 
 
-def code_sets(samples: Sequence[Sequence[Sequence[int]]]) -> CodeSets:
-    """The non-empty sets of samples x visits x codes."""
-    places = [
-        (row, position, codes)
-        for row, visits in enumerate(samples)
-        for position, codes in enumerate(visits)
-        if len(codes)
-    ]
-    longest = max((len(codes) for _, _, codes in places), default=1)
-    padded = torch.full((len(places), longest), PADDING, dtype=torch.long)
-    for index, (_, _, codes) in enumerate(places):
-        padded[index, : len(codes)] = torch.as_tensor(codes)
-    rows = torch.tensor([row for row, _, _ in places], dtype=torch.long)
-    positions = torch.tensor([position for _, position, _ in places], dtype=torch.long)
-    return CodeSets(padded, rows, positions, max((len(visits) for visits in samples), default=0))
+def _with_profiles(visits: Ragged, batch_size: int) -> Ragged:
+    """Sets of a batch by kind and sample, with each sample's profile before its sets of medications."""
+    profiles = len(visits.values) + np.arange(batch_size)
+    items = np.insert(np.arange(len(visits.values)), visits.starts[-batch_size - 1 : -1], profiles)
+    lengths = visits.lengths
+    lengths[-batch_size:] += 1  # medications are the last kind
+    return Ragged(items, np.concatenate([[0], np.cumsum(lengths)]))
 
 
 class StudentOutput(NamedTuple):
@@ -101,17 +88,22 @@ class StudentOutput(NamedTuple):
 
 
 class Student(nn.Module):
-    """The paper's student over a vocabulary's codes; `teacher_width` adds the projection that distillation compares."""
+    """The paper's student over a vocabulary's codes. `teacher_width` adds the projection that distillation compares,
+    `book` a wide layer (ours)."""
 
-    def __init__(self, config: StudentConfig, vocabulary: Vocabulary, teacher_width: int | None = None) -> None:
+    def __init__(
+        self,
+        config: StudentConfig,
+        vocabulary: Vocabulary,
+        teacher_width: int | None = None,
+        book: CodeBook | None = None,
+    ) -> None:
         super().__init__()
         width = config.width
         self.config = config
         self.field_positions = [PROFILE_FIELDS.index(name) for name in config.profile_fields]
-        sizes = [len(vocabulary.codes[kind]) for kind in KINDS]
-        # One table for all kinds; each kind's indices begin where the one before ends, with paddings of their own.
-        self.offsets = dict(zip(KINDS, [0, sizes[0], sizes[0] + sizes[1]], strict=True))
-        self.codes = nn.Embedding(sum(sizes), width)
+        num_codes = sum(len(vocabulary.codes[kind]) for kind in KINDS)
+        self.codes = nn.Embedding(num_codes, width)  # one table for all kinds, `encoding.table_offsets`
         self.set_encoders = nn.ModuleDict({kind: _encoder(config) for kind in KINDS})
         self.visit_encoder = _encoder(config)
         self.fields = nn.ModuleList(
@@ -125,19 +117,29 @@ class Student(nn.Module):
         self.output = nn.Linear(2 * width, len(vocabulary.medications))
         self.dropout = nn.Dropout(config.dropout)
         self.to_teacher = nn.Linear(2 * width, teacher_width) if teacher_width else None
+        self.wide = None if book is None else WideLayer(book, len(vocabulary.medications))
 
     def begin_with(self, class_frequency: Tensor) -> None:
-        """Set the output's bias to the log-odds of each class in training [medications]: begin as popularity."""
+        """Set the output's bias to the log-odds of each class in training [medications]: begin as popularity.
+
+        Beside a wide layer the deep part begins as nothing more than that, and adds what the wide layer cannot say.
+        """
         with torch.no_grad():
             self.output.bias.copy_(torch.logit(class_frequency.clamp(1e-4, 1 - 1e-4)))
+            if self.wide is not None:
+                self.output.weight.zero_()
 
     def forward(self, batch: StudentBatch) -> StudentOutput:
         profile = self.encode_profile(batch.profile)
-        kinds = [self._visits(kind, batch.sets[kind], len(batch)) for kind in ("diagnoses", "procedures")]
-        kinds.append(self._visits("medications", batch.sets["medications"], len(batch), first_record=profile))
-        joined = torch.relu(torch.cat(kinds, dim=-1))  # [batch, 3 d]
+        records = torch.cat([*(self.encode_sets(kind, batch.sets[kind]) for kind in KINDS), profile])
+        kinds = self._encode_groups(self.visit_encoder, F.embedding(batch.visits.items, records), batch.visits)
+        joined = torch.relu(kinds.view(len(KINDS), len(batch), -1).transpose(0, 1).flatten(1))  # [batch, 3 d]
         representation = self.hidden(self.dropout(joined))  # [batch, 2 d]
-        return StudentOutput(self.output(torch.relu(representation)), representation, profile)
+        logits = self.output(torch.relu(representation))
+        if self.wide is not None:
+            assert batch.wide is not None
+            logits = logits + self.wide(batch.wide)
+        return StudentOutput(logits, representation, profile)
 
     def encode_profile(self, profile: Tensor) -> Tensor:
         """[batch, fields] -> [batch, d]; a constant vector when the configuration switches all fields off."""
@@ -146,28 +148,20 @@ class Student(nn.Module):
         columns = [table(profile[:, at]) for table, at in zip(self.fields, self.field_positions, strict=True)]
         return self.profile_projection(torch.cat(columns, dim=-1))
 
-    def encode_sets(self, kind: str, codes: Tensor) -> Tensor:
-        """Code sets [sets, codes] -> their encodings [sets, d]."""
-        absent = codes == PADDING
-        encoded = self.set_encoders[kind](self.codes(codes + self.offsets[kind]), src_key_padding_mask=absent)
-        return _masked_mean(encoded, ~absent)
+    def encode_sets(self, kind: str, sets: Packed) -> Tensor:
+        """Code sets of one kind -> their encodings [sets, d]."""
+        return self._encode_groups(self.set_encoders[kind], self.codes(sets.items), sets)
 
-    def _visits(self, kind: str, sets: CodeSets, batch_size: int, first_record: Tensor | None = None) -> Tensor:
-        """The sets of one kind -> one vector a sample [batch, d], zero where there is nothing."""
-        shift = 0 if first_record is None else 1
-        states = self.codes.weight.new_zeros(batch_size, sets.num_visits + shift, self.config.width)
-        present = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
-        if len(sets.codes):
-            states[sets.sample, sets.visit + shift] = self.encode_sets(kind, sets.codes)
-            present[sets.sample, sets.visit + shift] = True
-        else:
-            # Several workers average every gradient in every step, so each encoder takes part even with nothing to say.
-            states = states + 0 * self.encode_sets(kind, sets.codes.new_full((1, 1), UNKNOWN)).sum()
-        if first_record is not None:
-            states[:, 0], present[:, 0] = first_record, True
-        # Attention over a row with nothing in it is undefined; such rows attend to themselves and are masked after.
-        blocked = ~present & present.any(dim=1, keepdim=True)
-        return _masked_mean(self.visit_encoder(states, src_key_padding_mask=blocked), present)
+    def _encode_groups(self, encoder: nn.Module, states: Tensor, packed: Packed) -> Tensor:
+        """Encode each group's items together and take their mean: [rows, width, d] -> [groups, d]; zero for a group of
+        nothing."""
+        apart = packed.groups[:, :, None] != packed.groups[:, None, :]
+        encoded = encoder(states, mask=apart.repeat_interleave(self.config.heads, dim=0)).flatten(0, 1)
+        owners = packed.groups.flatten()
+        # One group more: what is in none.
+        sums = encoded.new_zeros(packed.num_groups + 1, encoded.shape[1]).index_add(0, owners, encoded)
+        sizes = torch.bincount(owners, minlength=packed.num_groups + 1).clamp(min=1)
+        return (sums / sizes.unsqueeze(1))[:-1]
 
 
 class StudentLoss(nn.Module):
@@ -179,12 +173,12 @@ class StudentLoss(nn.Module):
         self.config = config
 
     def forward(
-        self, batch: StudentBatch, labels: Tensor, medications: Tensor, teacher_states: Tensor | None
+        self, batch: StudentBatch, labels: Tensor, medications: Packed, teacher_states: Tensor | None
     ) -> Tensor:
         """BCE + alpha * distillation + beta * alignment, a scalar.
 
-        `labels` [batch, medications] are 0/1; `medications` [batch, codes] the same as vocabulary indices, which the
-        alignment encodes; `teacher_states` [batch, hidden] None without a teacher, and then there is no distillation.
+        `labels` [batch, medications] are 0/1; `medications` the same as code sets, which the alignment encodes;
+        `teacher_states` [batch, hidden] None without a teacher, and then there is no distillation.
         """
         output = self.student(batch)
         loss = recommendation_loss(output.logits, labels)
@@ -202,9 +196,3 @@ def _encoder(config: StudentConfig) -> nn.TransformerEncoder:
         config.width, config.heads, config.feed_forward, config.dropout, batch_first=True
     )
     return nn.TransformerEncoder(layer, num_layers=1, enable_nested_tensor=False)
-
-
-def _masked_mean(states: Tensor, mask: Tensor) -> Tensor:
-    """Mean of [rows, items, d] over the items that `mask` [rows, items] keeps: [rows, d]; zero where it keeps none."""
-    weights = mask.unsqueeze(-1).to(states.dtype)
-    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
