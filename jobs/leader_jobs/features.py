@@ -1,4 +1,4 @@
-"""Stage `features`: the tuned teacher's last-token states and logits for every sample, by vLLM (or transformers).
+"""Stage `features`: the tuned teacher's states and logits for every sample, by vLLM (or transformers).
 
     samples --Ray Data: fit, tokenise--> tokens --engine--> states --head--> chunks --in sample order--> features/
 
@@ -9,6 +9,7 @@ answers to `samples/train/part-00003.parquet`, so distillation reads the two sid
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,15 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leader_jobs.tokens import SAMPLE_COLUMNS, Tokenise
-from leader_platform import metrics, storage
+from leader_platform import storage
 from leader_platform.artifacts import FEATURES, TEACHER, Run
 from leader_platform.config import LeaderConfig, fingerprint
 from leader_platform.data.dataset import PreparedData
 from leader_platform.data.samples import SPLITS
 from leader_platform.errors import RunError
+from leader_platform.evaluation import metrics
 from leader_platform.features import feature_table, label_matrix, matrix, probabilities
 from leader_platform.models.teacher import MERGED, load_head
 from leader_platform.models.vllm_engine import POOLING_PARAMS, engine_arguments, engine_environment
+from leader_platform.preload import preload_environment
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -43,9 +46,13 @@ def generate_features(data: PreparedData, run: Run, config: LeaderConfig, key: s
     total = sum(data.manifest["splits"][split]["samples"] for split in SPLITS)
     resumed = f" ({len(done)} of them already there)" if done else ""
     say(f"Reading {total} samples with the teacher on {config.features.engine}{resumed}")
-    if len(done) < total:
-        _generate(data, run, config, parts, done, chunks, total, say)
-    about: dict[str, Any] = {"engine": config.features.engine, "samples": total, "data": data.fingerprint}
+    seconds = _generate(data, run, config, parts, done, chunks, total, say) if len(done) < total else None
+    about: dict[str, Any] = {
+        "seconds_per_sample": seconds,
+        "engine": config.features.engine,
+        "samples": total,
+        "data": data.fingerprint,
+    }
     with run.product(FEATURES, key, config, about, made_from=(TEACHER,)) as directory:
         for part, name in parts.items():
             _align(part, storage.join(chunks, name), storage.join(directory, name))
@@ -68,10 +75,12 @@ def _generate(
     chunks: str,
     total: int,
     say: Callable[[str], None],
-) -> None:
-    """Run the pipeline over the samples that are not `done`, saying how far it has come."""
+) -> float:
+    """Run the pipeline over the samples that are not `done`, saying how far it has come; returns the seconds that a
+    sample takes once the engine is warm."""
     import ray
 
+    started = time.monotonic()
     with storage.local_copy(run.path(TEACHER, MERGED)) as merged:
         tokens = _tokens(data, config, parts, done, str(merged))
         engine = _vllm if config.features.engine == "vllm" else _transformers
@@ -83,11 +92,15 @@ def _generate(
             num_cpus=LIGHT,
             compute=ray.data.ActorPoolStrategy(size=1),
         )
-        num_done = len(done)
+        num_done, times = len(done), []
         for row in written.iter_rows():
             told, num_done = num_done, num_done + row["written"]
+            times.append((num_done, time.monotonic()))
             if 10 * num_done // total > 10 * told // total:
                 say(f"  {num_done} of {total} samples")
+    (first, began), (last, ended) = times[0], times[-1]
+    # From the first batch on, which waits for the engine to start; of a single batch that is all that is known.
+    return (ended - began) / (last - first) if last > first else (ended - started) / (last - len(done))
 
 
 def _tokens(data: PreparedData, config: LeaderConfig, parts: dict[str, str], done: set[str], merged: str) -> Dataset:
@@ -130,7 +143,9 @@ def _vllm(tokens: Dataset, merged: str, config: LeaderConfig) -> Dataset:
         vLLMEngineProcessorConfig(
             model_source=merged,
             task_type="embed",
-            engine_kwargs=engine_arguments(config.features.dtype, config.prompt.max_tokens, on_gpu),
+            engine_kwargs=engine_arguments(
+                config.features.dtype, config.prompt.max_tokens, config.teacher.pooling, on_gpu
+            ),
             placement_group_config={"bundles": [bundle]},
             runtime_env={"env_vars": engine_environment(config.features.kv_cache_gb, on_gpu)},
             batch_size=config.features.batch_size,
@@ -144,6 +159,7 @@ def _vllm(tokens: Dataset, merged: str, config: LeaderConfig) -> Dataset:
         postprocess=lambda row: {
             "sample_id": row["sample_id"],
             "chunk": row["chunk"],
+            "previous_indices": row["previous_indices"],
             "hidden_state": np.asarray(row["embeddings"], dtype=np.float32),
         },
         preprocess_map_kwargs={"num_cpus": LIGHT},
@@ -155,31 +171,32 @@ def _vllm(tokens: Dataset, merged: str, config: LeaderConfig) -> Dataset:
 class _TransformersStage:
     """The same by transformers, as a Ray Data stage."""
 
-    def __init__(self, merged: str, dtype: str, num_threads: int) -> None:
+    def __init__(self, merged: str, config: LeaderConfig) -> None:
         import torch
 
         from leader_platform.models.transformers_engine import TransformersEngine
 
-        torch.set_num_threads(num_threads)
-        self.engine = TransformersEngine(merged, dtype)
+        torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
+        self.engine = TransformersEngine(merged, config.features.dtype, config.teacher.pooling)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         states = self.engine.states([ids.tolist() for ids in batch["token_ids"]])
-        return {"sample_id": batch["sample_id"], "chunk": batch["chunk"], "hidden_state": states}
+        kept = {name: batch[name] for name in ("sample_id", "chunk", "previous_indices")}
+        return {**kept, "hidden_state": states}
 
 
 def _transformers(tokens: Dataset, merged: str, config: LeaderConfig) -> Dataset:
     import ray
 
-    resources = config.resources
     return tokens.map_batches(
         _TransformersStage,
-        fn_constructor_args=(merged, config.features.dtype, max(1, int(resources.cpus_per_worker))),
+        fn_constructor_args=(merged, config),
         batch_size=config.features.batch_size,
         batch_format="numpy",
         num_cpus=1,
-        num_gpus=resources.gpus_per_worker,
+        num_gpus=config.resources.gpus_per_worker,
         compute=ray.data.ActorPoolStrategy(size=config.features.concurrency),
+        runtime_env={"env_vars": preload_environment()},
     )
 
 
@@ -187,20 +204,16 @@ class _WriteChunks:
     """States -> logits -> chunk files, one for each sample file that the batch touches."""
 
     def __init__(self, teacher_directory: str, chunks: str) -> None:
-        head = load_head(teacher_directory)
-        self.weight, bias = head.weight.numpy(), head.bias
-        self.bias = 0.0 if bias is None else bias.numpy()
-        self.chunks = chunks
+        self.head, self.chunks = load_head(teacher_directory), chunks
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         states = np.stack([np.asarray(state, dtype=np.float32) for state in batch["hidden_state"].to_numpy()])
+        logits = self.head.logits(states, batch["previous_indices"].to_pylist())
         names = batch["chunk"].to_pylist()
         sample_ids = batch["sample_id"].to_pylist()
         for name in set(names):
             rows = [index for index, other in enumerate(names) if other == name]
-            table = feature_table(
-                [sample_ids[row] for row in rows], states[rows], states[rows] @ self.weight.T + self.bias
-            )
+            table = feature_table([sample_ids[row] for row in rows], states[rows], logits[rows])
             storage.write_parquet(storage.join(self.chunks, name, f"{uuid.uuid4().hex}.parquet"), table)
         return pa.table({"written": [len(names)]})
 

@@ -1,6 +1,7 @@
 """Stage `teacher`: tune a language model with LoRA and a medication head, and export what the other stages load.
 
-    samples --Ray Data: fit, tokenise--> tokens --Ray Train: bucket, step--> checkpoint --export--> teacher/
+    samples --Ray Data: fit, tokenise--> tokens --untuned states, regression--> head
+                                         tokens, head --Ray Train: steps, validations--> checkpoint --export--> teacher/
 
 The export holds `adapter/` (peft), `head.safetensors`, `merged/` (model and tokenizer, for vLLM and transformers) and
 the data set's vocabulary, titles and interactions, so that serving needs nothing else.
@@ -9,11 +10,10 @@ the data set's vocabulary, titles and interactions, so that serving needs nothin
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,29 +32,83 @@ from leader_platform import storage
 from leader_platform.artifacts import TEACHER, Run
 from leader_platform.config import LeaderConfig, TeacherConfig
 from leader_platform.data.dataset import PreparedData
+from leader_platform.errors import UserError
 from leader_platform.models.backbone import load_causal_lm, load_tokenizer
-
-TRAINABLE_FILE = "trainable.safetensors"
+from leader_platform.preload import preload_environment
 
 if TYPE_CHECKING:
-    import torch
-    from ray.train import Checkpoint
+    from ray.data import Dataset
 
+    from leader_jobs.teacher_checkpoint import Tuning
     from leader_platform.models.teacher import Teacher
 
+Say = Callable[[str], None]
 
-def train_teacher(
-    data: PreparedData, run: Run, config: LeaderConfig, key: str, resume: bool, say: Callable[[str], None]
-) -> None:
+
+def train_teacher(data: PreparedData, run: Run, config: LeaderConfig, key: str, resume: bool, say: Say) -> None:
     """Tune the teacher on the training split and write `teacher/`. Runs on the Ray that is connected."""
     import ray
 
-    parts = data.sample_parts("train")
+    from leader_jobs.teacher_checkpoint import export
+
+    teacher = config.teacher
+    _require_samples(data, teacher)
     num_samples = data.manifest["splits"]["train"]["samples"]
-    total_steps = _total_steps(config.teacher, num_samples)
-    say(f"Tuning {config.teacher.backbone} with LoRA: {total_steps} steps on {num_samples} samples")
-    arguments = {"data": data.uri, "config": config.model_dump(mode="json"), "total_steps": total_steps}
-    tokens = ray.data.read_parquet(parts, columns=SAMPLE_COLUMNS).map_batches(
+    total_steps = _total_steps(teacher, num_samples)
+    tokens = {"train": _tokens(data, "train", config)}
+    if teacher.evaluate_steps is not None or teacher.head_warm_start:
+        tokens["validation"] = _tokens(data, "validation", config, teacher.validation_samples)
+    head = run.scratch("teacher_head", key)
+    about: dict[str, Any] = {"backbone": teacher.backbone, **data_facts(data)}
+    if teacher.head_warm_start and not (resume and storage.exists(head)):
+        about["head"] = _warm_start(tokens, data, head, config, say)
+    say(f"Tuning {teacher.backbone} with LoRA: {total_steps} steps on {num_samples} samples")
+    scratch = run.scratch(TEACHER, key)
+    arguments = {
+        "data": data.uri,
+        "config": config.model_dump(mode="json"),
+        "total_steps": total_steps,
+        "head": head if teacher.head_warm_start else None,
+    }
+    checkpoint, about["training"] = run_trainer(
+        _worker, arguments, tokens, scratch, config, teacher.num_workers, resume, say, _environment(config)
+    )
+    say("Exporting the adapter, the head and the merged model")
+    with run.product(TEACHER, key, config, about) as directory:
+        # In a process of its own that ends with it: this one lives on through the later stages.
+        ray.get(ray.remote(num_cpus=1, max_calls=1)(export).remote(checkpoint, directory, teacher))
+        copy_dataset_files(data, directory, DATASET_FILES)
+    for place in (scratch, head):
+        storage.remove(place)
+
+
+def _require_samples(data: PreparedData, config: TeacherConfig) -> None:
+    if not data.sample_parts("train"):
+        raise UserError(f"{data.uri} has no train samples; prepare it from more patients.")
+    wanted = config.evaluate_steps is not None or config.head_warm_start
+    if wanted and not data.manifest["splits"]["validation"]["samples"]:
+        raise UserError(
+            f"{data.uri} has no validation samples to judge the teacher on; prepare it with a larger "
+            "data.validation_fraction, or set teacher.evaluate_steps=null and teacher.head_warm_start=false."
+        )
+
+
+def _total_steps(config: TeacherConfig, num_samples: int) -> int:
+    samples_a_step = config.batch_size * config.gradient_accumulation * config.num_workers
+    steps = config.max_epochs * math.ceil(num_samples / samples_a_step)
+    return steps if config.max_steps is None else min(steps, config.max_steps)
+
+
+def _environment(config: LeaderConfig) -> dict[str, str]:
+    """Of the processes that compute on a CPU."""
+    return {} if config.resources.gpus_per_worker > 0 else preload_environment()
+
+
+def _tokens(data: PreparedData, split: str, config: LeaderConfig, at_most: int | None = None) -> Dataset:
+    import ray
+
+    samples = ray.data.read_parquet(data.sample_parts(split), columns=SAMPLE_COLUMNS)
+    tokens = (samples if at_most is None else samples.limit(at_most)).map_batches(
         Tokenise,
         fn_constructor_args=(data.uri, config.teacher.backbone, config.prompt),
         batch_format="pyarrow",
@@ -63,31 +117,54 @@ def train_teacher(
         compute=ray.data.ActorPoolStrategy(size=1),
     )
     # Tokenised once and kept in the object store (which spills to disk): epochs read the same tokens again.
-    tokens = tokens.materialize()
-    checkpoint, history = run_trainer(
-        _worker,
-        arguments,
-        {"train": tokens},
-        run.scratch(TEACHER, key),
-        config,
-        config.teacher.num_workers,
-        resume,
-        say,
-    )
-    say("Exporting the adapter, the head and the merged model")
-    about = {"backbone": config.teacher.backbone, "training": history, **data_facts(data)}
-    with run.product(TEACHER, key, config, about) as directory:
-        # In a process of its own that ends with it: this one lives on through the later stages.
-        export = ray.remote(num_cpus=1, max_calls=1)(_export)
-        ray.get(export.remote(checkpoint, directory, config.teacher, len(data.vocabulary.medications)))
-        copy_dataset_files(data, directory, DATASET_FILES)
-    storage.remove(run.scratch(TEACHER, key))
+    return tokens.materialize()
 
 
-def _total_steps(config: TeacherConfig, num_samples: int) -> int:
-    samples_a_step = config.batch_size * config.gradient_accumulation * config.num_workers
-    steps = config.max_epochs * math.ceil(num_samples / samples_a_step)
-    return steps if config.max_steps is None else min(steps, config.max_steps)
+def _warm_start(
+    tokens: dict[str, Dataset], data: PreparedData, directory: str, config: LeaderConfig, say: Say
+) -> dict[str, Any]:
+    """Fit the head on the untuned backbone's states and write it to `directory`; returns what it reached."""
+    import ray
+
+    from leader_jobs.teacher_head import ReadStates
+
+    say(f"Fitting the head on the states of the untuned {config.teacher.backbone}")
+    resources = config.resources
+
+    def read(rows: Dataset) -> Dataset:
+        return rows.map_batches(
+            ReadStates,
+            fn_constructor_args=(config.teacher, max(1, int(resources.cpus_per_worker))),
+            batch_format="pyarrow",
+            batch_size=64,
+            num_cpus=resources.cpus_per_worker,
+            num_gpus=resources.gpus_per_worker,
+            compute=ray.data.ActorPoolStrategy(size=config.teacher.num_workers),
+            runtime_env={"env_vars": _environment(config)},
+        ).materialize()
+
+    states = [read(tokens["train"].limit(config.teacher.head_warm_start_samples)), read(tokens["validation"])]
+    fit = ray.remote(num_cpus=1, max_calls=1)(_fit_head)
+    told: dict[str, Any] = ray.get(fit.remote(states, data.uri, config.teacher, directory))
+    say(f"  {told['samples']} samples  validation PRAUC {told['prauc']:.4g}")
+    return told
+
+
+def _fit_head(states: Sequence[Dataset], uri: str, config: TeacherConfig, directory: str) -> dict[str, Any]:
+    """Fit on the first of `states`, judge on the second."""
+    from safetensors.torch import save
+
+    from leader_jobs.teacher_head import Read, fit_head, fit_renewal
+    from leader_jobs.teacher_steps import label_weights
+    from leader_platform.models.teacher import HEAD_FILE
+
+    frequency = class_frequency(PreparedData(uri))
+    train, validation = (Read.of(rows, len(frequency)) for rows in states)
+    weights = label_weights(frequency, config, "cpu")
+    renewal = fit_renewal(train, frequency) if config.renewal else None
+    head, told = fit_head(train, validation, frequency, weights, config.head_prior_bias, renewal)
+    storage.write_bytes(storage.join(directory, HEAD_FILE), save(dict(head.state_dict())))
+    return told
 
 
 # --- in the Ray Train worker -----------------------------------------------------------------------------------------
@@ -97,192 +174,111 @@ def _worker(arguments: dict[str, Any]) -> None:
     """The training loop of one worker, top to bottom."""
     from ray import train
 
+    from leader_jobs.teacher_checkpoint import Tuning
+    from leader_jobs.teacher_steps import label_weights, memory_told, optimizer_and_schedule, steps, train_step
+
     config = LeaderConfig.model_validate(arguments["config"])
-    teacher, total_steps = config.teacher, arguments["total_steps"]
+    data, teacher, total_steps = PreparedData(arguments["data"]), config.teacher, arguments["total_steps"]
     rank = train.get_context().get_world_rank()
     seed_everything(teacher.seed)  # the same adapter and head in every worker
     device = train.torch.get_device()
-    model = _build(config, PreparedData(arguments["data"])).to(device)  # before the optimizer's state is restored to it
-    optimizer, scheduler = _optimizer(model, teacher, total_steps)
-    place = _restore(model, optimizer, scheduler)
+    model = _build(teacher, data, arguments["head"]).to(device)  # before the optimizer's state is restored to it
+    tuning = Tuning(model, *optimizer_and_schedule(model, teacher, total_steps))
+    if (checkpoint := train.get_checkpoint()) is not None:
+        with checkpoint.as_directory() as folder:
+            tuning.restore(Path(folder))
     trained = train.torch.prepare_model(model).train()  # `from_pretrained` leaves models in evaluation mode
     padding_id = load_tokenizer(teacher.backbone).pad_token_id
-    losses: list[float] = []
-    num_tokens, started = 0, time.monotonic()
-    for step, batches in _steps(train.get_dataset_shard("train"), teacher, place, total_steps):
-        seed_everything(teacher.seed, rank, step)  # so that a resumed run draws the dropout an undisturbed one does
-        loss, tokens = _train_step(trained, batches, padding_id, device, optimizer, teacher)
-        scheduler.step()
-        losses.append(require_finite(loss, "teacher", step))
-        num_tokens += tokens
-        if step % teacher.log_steps == 0 or step == total_steps:
-            rate = num_tokens / (time.monotonic() - started)
-            tell(arguments, {"step": step, "loss": sum(losses) / len(losses), "tokens_per_second": rate})
-            losses.clear()
-        if step % teacher.checkpoint_steps == 0 or step == total_steps:
-            with tempfile.TemporaryDirectory() as folder:
-                train.report({"loss": loss}, checkpoint=_checkpoint(Path(folder), model, optimizer, scheduler, place))
+    weights = label_weights(class_frequency(data), teacher, device)
+    validate = _validator(tuning, teacher, padding_id, arguments)
+    place = tuning.place
+    if place.step == 0:
+        validate()  # tuning must beat what it begins with
+    progress = _Progress(arguments)
+    for rows in steps(train.get_dataset_shard("train"), teacher, place, total_steps):
+        seed_everything(teacher.seed, rank, place.step)  # a resumed run draws the dropout an undisturbed one does
+        began = time.monotonic()
+        with memory_told(place.step):
+            loss, num_tokens = train_step(trained, rows, padding_id, tuning.optimizer, weights, teacher)
+        tuning.scheduler.step()
+        progress.add(require_finite(loss, "teacher", place.step), num_tokens, time.monotonic() - began)
+        last = place.step == total_steps
+        if place.step % teacher.log_steps == 0 or last:
+            progress.tell(place.step)
+        if teacher.evaluate_steps is not None and (place.step % teacher.evaluate_steps == 0 or last):
+            validate()
+        if place.step % teacher.checkpoint_steps == 0 or last or place.out_of_patience(teacher):
+            _report(tuning, loss, rank)
 
 
 @dataclass
-class _Place:
-    """Where in the data the training stands: steps done in all, the epoch, and the steps done of that epoch."""
+class _Progress:
+    """Steps since the last line of progress."""
 
-    step: int = 0
-    epoch: int = 0
-    of_epoch: int = 0
+    arguments: dict[str, Any]
+    losses: list[float] = field(default_factory=list)
+    num_tokens: int = 0
+    seconds: float = 0.0
 
+    def add(self, loss: float, num_tokens: int, seconds: float) -> None:
+        self.losses.append(loss)
+        self.num_tokens, self.seconds = self.num_tokens + num_tokens, self.seconds + seconds
 
-def _steps(shard: Any, config: TeacherConfig, place: _Place, total_steps: int) -> Iterator[tuple[int, list[Any]]]:
-    """Numbered steps, each with its accumulated batches, from `place` on, which is kept up to date."""
-    while place.step < total_steps:
-        for number, batches in enumerate(_accumulated_batches(shard, config, place.epoch)):
-            if number < place.of_epoch:  # done before the interruption
-                continue
-            place.step, place.of_epoch = place.step + 1, number + 1
-            yield place.step, batches
-            if place.step == total_steps:
-                return
-        place.epoch, place.of_epoch = place.epoch + 1, 0
+    def tell(self, step: int) -> None:
+        """A line of progress: the mean loss, and the speed of the steps alone, without validations and checkpoints."""
+        loss, rate = sum(self.losses) / len(self.losses), self.num_tokens / self.seconds
+        tell(self.arguments, {"step": step, "loss": loss, "tokens_per_second": rate})
+        self.losses, self.num_tokens, self.seconds = [], 0, 0.0
 
 
-def _build(config: LeaderConfig, data: PreparedData) -> Teacher:
+def _validator(tuning: Tuning, config: TeacherConfig, padding_id: int, arguments: dict[str, Any]) -> Callable[[], None]:
+    """A function that validates the weights as they are now; it does nothing where validations are off.
+
+    Every worker validates on all samples, and all keep to the first one's answer: a last digit must not end one worker
+    and leave the others waiting.
+    """
+    import torch
+    from ray import train
+
+    from leader_jobs.teacher_steps import validation_prauc
+
+    if config.evaluate_steps is None:
+        return lambda: None
+    shard = train.get_dataset_shard("validation")
+    assert shard is not None
+    rows = [row for batch in shard.iter_batches(batch_size=256, batch_format="pyarrow") for row in batch.to_pylist()]
+
+    def validate() -> None:
+        answer = [validation_prauc(tuning.model, rows, padding_id, config.micro_batch_tokens)]
+        if torch.distributed.is_initialized():
+            torch.distributed.broadcast_object_list(answer, src=0)
+        tuning.judge(answer[0])
+        tell(arguments, {"step": tuning.place.step, "validation_prauc": answer[0]})
+
+    return validate
+
+
+def _report(tuning: Tuning, loss: float, rank: int) -> None:
+    """Hand Ray Train a checkpoint; of several workers the first one's is kept."""
+    from ray import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        if rank == 0:
+            tuning.save(Path(folder))
+        train.report({"loss": loss}, checkpoint=train.Checkpoint.from_directory(folder) if rank == 0 else None)
+
+
+def _build(config: TeacherConfig, data: PreparedData, head_directory: str | None) -> Teacher:
     import torch
 
-    from leader_platform.models.teacher import MedicationHead, Teacher, with_adapter
+    from leader_platform.models.teacher import MedicationHead, Teacher, load_head, with_adapter
 
-    causal_lm = load_causal_lm(config.teacher.backbone, getattr(torch, config.teacher.dtype))
-    hidden_size = causal_lm.config.hidden_size
-    num_classes = len(data.vocabulary.medications)
-    if config.teacher.head_prior_bias:
-        head = MedicationHead.with_prior(hidden_size, class_frequency(data))
+    causal_lm = load_causal_lm(config.backbone, getattr(torch, config.dtype))
+    hidden_size = causal_lm.config.get_text_config().hidden_size
+    if head_directory is not None:
+        head = load_head(head_directory).requires_grad_(True)
+    elif config.head_prior_bias:
+        head = MedicationHead.with_prior(hidden_size, class_frequency(data), config.renewal)
     else:
-        head = MedicationHead(hidden_size, num_classes, bias=False, dtype=torch.float32)
-    return Teacher(with_adapter(causal_lm, config.teacher), head)
-
-
-def _optimizer(model: Teacher, config: TeacherConfig, total_steps: int) -> tuple[Any, Any]:
-    import torch
-
-    adapter = [weight for weight in model.backbone.parameters() if weight.requires_grad]
-    groups = [
-        {"params": adapter, "lr": config.learning_rate},
-        {"params": list(model.head.parameters()), "lr": config.head_learning_rate},
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-    warmup = max(1, round(config.warmup_fraction * total_steps))
-
-    def factor(step: int) -> float:
-        return min((step + 1) / warmup, max(0.0, (total_steps - step) / max(1, total_steps - warmup)))
-
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def _accumulated_batches(shard: Any, config: TeacherConfig, epoch: int) -> Iterator[list[list[dict[str, Any]]]]:
-    """An epoch's steps, each a list of batches. Rows come in windows; a window is sorted by length and cut into
-    batches, whose order is shuffled: little padding, and the same order for the same seed and epoch."""
-    import numpy as np
-
-    generator = np.random.default_rng([config.seed, epoch])
-    window_size = config.batch_size * config.bucket_batches
-    pending: list[list[dict[str, Any]]] = []
-    for window in shard.iter_batches(batch_size=window_size, batch_format="pyarrow", prefetch_batches=1):
-        rows = sorted(window.to_pylist(), key=lambda row: (len(row["token_ids"]), row["sample_id"]))
-        batches = [rows[at : at + config.batch_size] for at in range(0, len(rows), config.batch_size)]
-        for index in generator.permutation(len(batches)):
-            pending.append(batches[index])
-            if len(pending) == config.gradient_accumulation:
-                yield pending
-                pending = []
-    if pending:
-        yield pending
-
-
-def _train_step(
-    model: Any, batches: list[Any], padding_id: int, device: Any, optimizer: Any, config: TeacherConfig
-) -> tuple[float, int]:
-    """One optimiser step; returns the mean loss and the number of real tokens."""
-    import torch
-
-    from leader_platform.models.losses import recommendation_loss
-    from leader_platform.models.teacher import multi_hot, pad_tokens
-
-    num_classes = (model.module if hasattr(model, "module") else model).head.out_features
-    num_rows = sum(len(batch) for batch in batches)
-    total, num_tokens = 0.0, 0
-    for batch in batches:
-        tokens, mask = pad_tokens([row["token_ids"] for row in batch], padding_id)
-        labels = multi_hot([row["label_indices"] for row in batch], num_classes).to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.dtype == "bfloat16"):
-            _, logits = model(tokens.to(device), mask.to(device))
-        loss = recommendation_loss(logits.float(), labels) * len(batch) / num_rows
-        loss.backward()
-        total, num_tokens = total + float(loss), num_tokens + int(mask.sum())
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return total, num_tokens
-
-
-# --- checkpoints and export ------------------------------------------------------------------------------------------
-
-
-def _trainable(model: Teacher) -> dict[str, torch.Tensor]:
-    return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
-
-
-def _checkpoint(folder: Path, model: Teacher, optimizer: Any, scheduler: Any, place: _Place) -> Any:
-    """What is trained and where in the data the training stands; only the first worker writes it."""
-    import torch
-    from ray import train
-    from safetensors.torch import save_file
-
-    if train.get_context().get_world_rank() > 0:
-        return None
-    save_file({name: weight.contiguous() for name, weight in _trainable(model).items()}, str(folder / TRAINABLE_FILE))
-    model.backbone.save_pretrained(str(folder / "adapter"))
-    state = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "place": vars(place)}
-    torch.save(state, folder / "progress.pt")
-    return train.Checkpoint.from_directory(folder)
-
-
-def _restore(model: Teacher, optimizer: Any, scheduler: Any) -> _Place:
-    """Continue from Ray Train's last checkpoint, if it has one; else the beginning."""
-    import torch
-    from ray import train
-    from safetensors.torch import load_file
-
-    checkpoint = train.get_checkpoint()
-    if checkpoint is None:
-        return _Place()
-    with checkpoint.as_directory() as folder:
-        weights = load_file(str(Path(folder, TRAINABLE_FILE)))
-        state = torch.load(Path(folder, "progress.pt"), map_location="cpu", weights_only=True)
-    for name, weight in _trainable(model).items():
-        weight.copy_(weights[name])  # `detach`ed views share their storage with the model
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
-    return _Place(**state["place"])
-
-
-def _export(checkpoint: Checkpoint, directory: str, config: TeacherConfig, num_classes: int) -> None:
-    """Write adapter, head, and the merged model with its tokenizer from a checkpoint into a run's `teacher/`."""
-    import pyarrow.fs as pafs
-    import torch
-    from peft import PeftModel
-    from safetensors.torch import load_file, save_file
-
-    from leader_platform.models.teacher import HEAD_FILE, MERGED
-
-    causal_lm = load_causal_lm(config.backbone, torch.float32)
-    with tempfile.TemporaryDirectory() as folder, checkpoint.as_directory() as saved:
-        shutil.copytree(Path(saved, "adapter"), Path(folder, "adapter"))
-        PeftModel.from_pretrained(causal_lm.get_decoder(), str(Path(saved, "adapter"))).merge_and_unload()
-        merged = causal_lm.bfloat16() if config.dtype == "bfloat16" else causal_lm
-        merged.save_pretrained(str(Path(folder, MERGED)))
-        load_tokenizer(config.backbone).save_pretrained(str(Path(folder, MERGED)))
-        weights = load_file(str(Path(saved, TRAINABLE_FILE)))
-        head = {name.removeprefix("head."): weight for name, weight in weights.items() if name.startswith("head.")}
-        assert head["weight"].shape[0] == num_classes
-        save_file(head, str(Path(folder, HEAD_FILE)))
-        target, path = storage.filesystem(directory)
-        pafs.copy_files(folder, path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=target)
+        head = MedicationHead(hidden_size, len(data.vocabulary.medications), bias=False, renewal=config.renewal)
+    return Teacher(with_adapter(causal_lm, config), head, config.pooling)

@@ -18,8 +18,8 @@ SAMPLE_COLUMNS = ["sample_id", "history", *KINDS[:2], "labels", *PROFILE_FIELDS]
 
 
 class Tokenise:
-    """A Ray Data stage: samples in; `sample_id`, `token_ids` that fit the model and `label_indices` out, other columns
-    as they were. One tokenizer and one dictionary of titles a process."""
+    """A Ray Data stage: samples in; `sample_id`, `token_ids` that fit the model, `label_indices` and `previous_indices`
+    (of the visit before) out, other columns as they were. One tokenizer and one dictionary of titles a process."""
 
     def __init__(self, data_uri: str, tokenizer: str, prompt: PromptConfig) -> None:
         data = PreparedData(data_uri)
@@ -30,11 +30,16 @@ class Tokenise:
         import pyarrow as pa
 
         rows = batch.to_pylist()
-        token_ids = [self._fitted(PatientRecord.from_sample(row)) for row in rows]
-        label_indices = [self.vocabulary.labels(row["labels"]) for row in rows]
+        records = [PatientRecord.from_sample(row) for row in rows]
+        columns = {
+            "token_ids": [self._fitted(record) for record in records],
+            "label_indices": [self.vocabulary.labels(row["labels"]) for row in rows],
+            "previous_indices": [self.vocabulary.previous_labels(record) for record in records],
+        }
         kept = batch.select([name for name in batch.column_names if name == "sample_id" or name not in SAMPLE_COLUMNS])
-        kept = kept.append_column("token_ids", pa.array(token_ids, pa.list_(pa.int32())))
-        return kept.append_column("label_indices", pa.array(label_indices, pa.list_(pa.int32())))
+        for name, lists in columns.items():
+            kept = kept.append_column(name, pa.array(lists, pa.list_(pa.int32())))
+        return kept
 
     def _fitted(self, record: PatientRecord) -> list[int]:
         return fit_prompt(record, self.titles, self.prompt, lambda text: self.tokenizer(text).input_ids).token_ids

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import resource
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leader_platform import storage
@@ -69,11 +72,12 @@ def run_trainer(
     num_workers: int,
     resume: bool,
     say: Callable[[str], None],
+    environment: Mapping[str, str] | None = None,
 ) -> tuple[Checkpoint, list[dict[str, Any]]]:
     """Run `worker` under Ray Train with its checkpoints in `directory`; the last checkpoint and all reported metrics.
 
-    `say` is told what a worker tells with `tell`. Without `resume` what an interrupted run left there is removed first,
-    since Ray Train would silently go on from it.
+    `say` is told what a worker tells with `tell`; `environment` is set before a worker's process starts. Without
+    `resume` what an interrupted run left there is removed first, since Ray Train would silently go on from it.
     """
     import torch
     from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
@@ -92,8 +96,14 @@ def run_trainer(
 
     def loop(arguments: dict[str, Any]) -> None:
         torch.set_num_threads(num_threads)
+        started = time.monotonic()
         worker(arguments)
+        # Linux counts in KiB; all of the process, libraries too.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        tell(arguments, {"seconds": time.monotonic() - started, "peak_memory_gb": peak})
 
+    # By a dict, since Ray's type hints are those of another RunConfig.
+    before_start: dict[str, Any] = {"worker_runtime_env": {"env_vars": dict(environment or {})}}
     with _reports(say) as (queue, history):
         trainer = TorchTrainer(
             loop,
@@ -106,6 +116,7 @@ def run_trainer(
                 storage_path=parent,
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
                 failure_config=FailureConfig(max_failures=1),
+                **before_start,
             ),
         )
         checkpoint = _fit(trainer, name)
@@ -135,15 +146,21 @@ def _require_resources(per_worker: dict[str, float], num_workers: int, say: Call
 
 def _fit(trainer: Any, name: str) -> Checkpoint:
     """Train, and tell a failure in a sentence: the worker's own where it has one."""
+    from ray.exceptions import OutOfMemoryError
     from ray.train import TrainingFailedError
 
     try:
         result = trainer.fit()
     except TrainingFailedError as error:
         for failure in (error, *getattr(error, "worker_failures", {}).values()):
-            cause = find_cause(failure, (UserError,))
+            cause = find_cause(failure, (UserError, RunError))
             if cause is not None:
                 raise cause from error
+            if find_cause(failure, (OutOfMemoryError,)) is not None:
+                raise RunError(
+                    f"A worker that trained the {name} was ended because the machine's memory was full; lower what a "
+                    "step takes (teacher.micro_batch_tokens, student.batch_size) or use a larger machine."
+                ) from error
         raise RunError(f"Training the {name} failed: {_last_line(error)}; its worker's log has the rest.") from error
     if result.checkpoint is None:
         raise RunError(f"Training the {name} ended without a checkpoint; its worker's log names the cause.")
@@ -153,6 +170,20 @@ def _fit(trainer: Any, name: str) -> Checkpoint:
 def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def training_facts(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """For a product's manifest: what the workers told on the way, and what the training took."""
+    took = [told for told in history if "peak_memory_gb" in told]
+    return {"training": [told for told in history if "loss" in told], **(took[-1] if took else {})}
+
+
+def num_parameters(file: Path) -> int:
+    """How many numbers a safetensors file holds."""
+    from safetensors import safe_open
+
+    with safe_open(file, "np") as weights:
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
 
 
 def tell(arguments: dict[str, Any], told: dict[str, Any]) -> None:

@@ -14,19 +14,18 @@ from leader_platform.models.teacher import (
     HEAD_FILE,
     MedicationHead,
     Teacher,
-    last_token_states,
     load_head,
     multi_hot,
     pad_tokens,
+    pooled_states,
 )
 
 
 class PositionBackbone(nn.Module):
     """A state at each position that tells the token and the position."""
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, use_cache: bool) -> SimpleNamespace:
+    def forward(self, input_ids: Tensor, use_cache: bool) -> SimpleNamespace:
         assert not use_cache
-        assert attention_mask.shape == input_ids.shape
         positions = torch.arange(input_ids.shape[1]).expand_as(input_ids)
         return SimpleNamespace(last_hidden_state=torch.stack([input_ids, positions], dim=-1).to(torch.bfloat16))
 
@@ -39,16 +38,21 @@ def test_tokens_are_padded_on_the_right_as_far_as_needed() -> None:
 
 def test_the_state_is_that_of_the_last_real_token() -> None:
     tokens, mask = pad_tokens([[5, 6, 7], [8], [9, 4]], padding_id=2)
-    assert last_token_states(PositionBackbone(), tokens, mask).tolist() == [[7, 2], [8, 0], [4, 1]]
+    assert pooled_states(PositionBackbone(), tokens, mask).tolist() == [[7, 2], [8, 0], [4, 1]]
+
+
+def test_the_mean_state_is_that_of_the_real_tokens() -> None:
+    tokens, mask = pad_tokens([[5, 6, 7], [8], [9, 4]], padding_id=2)
+    assert pooled_states(PositionBackbone(), tokens, mask, "mean").tolist() == [[6, 1], [8, 0], [6.5, 0.5]]
 
 
 def test_a_padding_token_inside_a_prompt_is_a_token() -> None:
     tokens, mask = pad_tokens([[5, 2, 2], [8]], padding_id=2)
-    assert last_token_states(PositionBackbone(), tokens, mask).tolist() == [[2, 2], [8, 0]]
+    assert pooled_states(PositionBackbone(), tokens, mask).tolist() == [[2, 2], [8, 0]]
 
 
 def test_the_teacher_answers_in_the_heads_precision() -> None:
-    head = MedicationHead(2, 3, dtype=torch.float32)
+    head = MedicationHead(2, 3)
     states, logits = Teacher(PositionBackbone(), head)(*pad_tokens([[5, 6], [8]], padding_id=0))
     assert states.tolist() == [[6, 1], [8, 0]]
     assert logits.dtype == torch.float32

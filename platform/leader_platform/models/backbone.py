@@ -67,7 +67,7 @@ def _convert(file: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
 
 
-def _place(name: str) -> str:
+def model_folder(name: str) -> str:
     """What `from_pretrained` takes for a backbone's name."""
     if name == EMBEDDED:
         return str(_embedded_folder())
@@ -98,7 +98,7 @@ def _load(loader: Any, name: str, **arguments: Any) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    place = _place(name)
+    place = model_folder(name)
     try:
         return loader.from_pretrained(place, **arguments)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The second engine: last-token states by transformers, for parity with vLLM and for machines without it."""
+"""The second engine: prompts' states by transformers, for parity with vLLM and for machines without it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ from leader_platform.models.backbone import load_causal_lm, load_tokenizer
 if TYPE_CHECKING:
     import numpy as np
 
+    from leader_platform.models.teacher import Pooling
+
 
 class TransformersEngine:
-    """A merged teacher in this process. `folder` holds model and tokenizer; `dtype` is a torch dtype's name."""
+    """A merged teacher, or an untuned backbone, in this process. `folder` holds model and tokenizer, or is a backbone's
+    name; `dtype` is a torch dtype's name."""
 
-    def __init__(self, folder: str, dtype: str) -> None:
+    def __init__(self, folder: str, dtype: str, pooling: Pooling = "last") -> None:
         import torch
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.decoder = load_causal_lm(folder, getattr(torch, dtype)).get_decoder().eval().to(device)
         self.padding_id = load_tokenizer(folder).pad_token_id
-        self.device = device
+        self.device, self.pooling = device, pooling
 
     def states(self, token_ids: Sequence[Sequence[int]], batch_size: int = 8) -> np.ndarray:
-        """Raw last-token states float32 [prompts, hidden], in the prompts' order; batches are formed by length."""
+        """Raw pooled states float32 [prompts, hidden], in the prompts' order; batches are formed by length."""
         import numpy as np
         import torch
 
-        from leader_platform.models.teacher import last_token_states, pad_tokens
+        from leader_platform.models.teacher import pad_tokens, pooled_states
 
         order = sorted(range(len(token_ids)), key=lambda index: len(token_ids[index]))
         states = np.zeros((len(token_ids), self.decoder.config.hidden_size), dtype=np.float32)
@@ -36,7 +39,7 @@ class TransformersEngine:
             for start in range(0, len(order), batch_size):
                 chosen = order[start : start + batch_size]
                 tokens, mask = pad_tokens([token_ids[index] for index in chosen], self.padding_id)
-                batch = last_token_states(self.decoder, tokens.to(self.device), mask.to(self.device))
+                batch = pooled_states(self.decoder, tokens.to(self.device), mask.to(self.device), self.pooling)
                 states[chosen] = batch.float().cpu().numpy()
         return states
 

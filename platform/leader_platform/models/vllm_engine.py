@@ -6,23 +6,29 @@ The settings are measured (docs/LOG.md): on two cores they are worth a factor of
 from __future__ import annotations
 
 import asyncio
-import sys
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from leader_platform.preload import preload_environment
+
 # vLLM normalises embeddings unless told not to; the paper's h is the raw state after the final norm.
 POOLING_PARAMS: dict[str, Any] = {"use_activation": False}
 
-_TCMALLOC = ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4")
 
-
-def engine_arguments(dtype: str, max_tokens: int, on_gpu: bool) -> dict[str, Any]:
-    """Arguments of a pooling engine for prompts of at most `max_tokens` tokens."""
-    arguments: dict[str, Any] = {"dtype": dtype, "max_model_len": max_tokens, "enforce_eager": True}
+def engine_arguments(dtype: str, max_tokens: int, pooling: str, on_gpu: bool) -> dict[str, Any]:
+    """Arguments of a pooling engine for prompts of at most `max_tokens` tokens; `pooling` is `last` or `mean`."""
+    arguments: dict[str, Any] = {
+        "dtype": dtype,
+        "max_model_len": max_tokens,
+        "enforce_eager": True,
+        "pooler_config": {"pooling_type": pooling.upper()},
+    }
+    if pooling == "mean":
+        # A mean needs all of a prompt's tokens in one piece: none left to the next round, none taken from the cache.
+        arguments |= {"enable_chunked_prefill": False, "enable_prefix_caching": False}
     return {**arguments, "gpu_memory_utilization": 0.85} if on_gpu else arguments
 
 
@@ -36,30 +42,22 @@ def engine_environment(kv_cache_gb: float, on_gpu: bool) -> dict[str, str]:
     if on_gpu:
         return environment
     environment |= {"VLLM_CPU_KVCACHE_SPACE": str(max(1, round(kv_cache_gb))), "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
-    libraries = _preloadable()
-    return environment | ({"LD_PRELOAD": ":".join(libraries)} if libraries else {})
-
-
-def _preloadable() -> list[str]:
-    openmp = Path(sys.prefix, "lib", "libiomp5.so")
-    folders = (Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib/aarch64-linux-gnu"), Path("/usr/lib64"))
-    tcmalloc = [folder / name for folder in folders for name in _TCMALLOC if (folder / name).exists()]
-    return [str(library) for library in (*tcmalloc[:1], openmp) if library.exists()]
+    return environment | preload_environment()
 
 
 class VllmEngine:
     """A merged teacher in vLLM's asynchronous pooling engine, for serving: each prompt joins the running batch."""
 
-    def __init__(self, folder: str, dtype: str, max_tokens: int, on_gpu: bool) -> None:
+    def __init__(self, folder: str, dtype: str, max_tokens: int, pooling: str, on_gpu: bool) -> None:
         import vllm
 
-        arguments = engine_arguments(dtype, max_tokens, on_gpu)
+        arguments = engine_arguments(dtype, max_tokens, pooling, on_gpu)
         self.engine = vllm.AsyncLLMEngine.from_engine_args(
             vllm.AsyncEngineArgs(model=folder, runner="pooling", convert="embed", **arguments)
         )
 
     async def encode(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
-        """Raw last-token states float32 [prompts, hidden], in the prompts' order."""
+        """Raw pooled states float32 [prompts, hidden], in the prompts' order."""
         return np.stack(await asyncio.gather(*(self._encode_one(ids) for ids in token_ids)))
 
     async def _encode_one(self, token_ids: Sequence[int]) -> np.ndarray:
