@@ -42,7 +42,32 @@ class Score(float):
     """A number from 0 to 1 that is shown with four decimals, as the literature shows its metrics."""
 
 
-Cell = str | int | float | None
+@dataclass(frozen=True)
+class Interval:
+    """A figure and the ends of its interval, all shown as the figure's own kind is."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        # Where a cell is narrow the interval goes to a second line, unbroken.
+        return f"{cell_text(self.value)} [{cell_text(self.low)},\N{NO-BREAK SPACE}{cell_text(self.high)}]"
+
+
+class Difference(Interval):
+    """What one figure has over another; a star marks an interval without zero."""
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        sign = "+" if self.value > 0 else ""
+        return f"{sign}{super().__str__()}{chr(0xA0) + '*' if self.excludes_zero else ''}"
+
+
+Cell = str | int | float | Interval | None
 
 
 def cell_text(cell: Cell) -> str:
@@ -50,8 +75,8 @@ def cell_text(cell: Cell) -> str:
     match cell:
         case None:
             return "–"
-        case str():
-            return cell
+        case str() | Interval():
+            return str(cell)
         case Share():
             return _per_cent(cell)
         case Score():
@@ -99,12 +124,23 @@ class Chart:
     svg: str
 
 
+Block = str | Table | Chart
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What is shown once the reader opens it, in order."""
+
+    summary: str
+    blocks: tuple[Block, ...]
+
+
 @dataclass(frozen=True)
 class Section:
     """A heading and what stands under it, in order; text is a paragraph."""
 
     heading: str
-    blocks: tuple[str | Table | Chart, ...]
+    blocks: tuple[Block | Folded, ...]
 
 
 def html_page(title: str, lead: str, sections: Sequence[Section], footer: str) -> str:

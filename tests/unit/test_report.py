@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 import pytest
 from matplotlib.figure import Figure
+from support.pages import Outline, assert_fetches_nothing
 
 from leader_platform.report import (
     Cell,
     Chart,
+    Difference,
+    Folded,
+    Interval,
     Score,
     Section,
     Share,
@@ -27,32 +30,6 @@ from leader_platform.report import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-VOID = {"meta", "br"}
-
-
-class Outline(HTMLParser):
-    """What a page holds; fails on elements that are not closed in order."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(page)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self.open += [] if tag in VOID else [tag]
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def count(self, tag: str) -> int:
-        return sum(name == tag for name, _ in self.elements)
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +50,7 @@ def test_a_page_is_well_formed_and_in_order(page: str) -> None:
 
 
 def test_a_page_fetches_nothing(page: str) -> None:
-    outline = Outline(page)
-    assert {"script", "link", "img", "iframe"} & {tag for tag, _ in outline.elements} == set()
-    targets = {value for _, attributes in outline.elements for name, value in attributes.items() if "href" in name}
-    assert all(str(target).startswith("#") for target in targets)
-    assert "url(http" not in page
-    assert "@import" not in page
+    assert_fetches_nothing(page)
 
 
 def test_no_name_stands_twice_on_a_page(page: str) -> None:
@@ -127,6 +99,12 @@ def test_a_charts_text_stays_text_and_equal_charts_are_equal() -> None:
         (Share(0.9998), ">99.9%"),
         (Share(1.0), "100.0%"),
         (Score(0.04659), "0.0466"),
+        (Interval(Score(0.5), Score(0.25), Score(0.75)), "0.5000 [0.2500,\xa00.7500]"),
+        (Interval(22.0, 21.5, 22.25), "22.00 [21.50,\xa022.25]"),
+        (Difference(0.5, 0.25, 0.75), "+0.50 [0.25,\xa00.75]\xa0*"),
+        (Difference(-0.5, -0.75, -0.25), "-0.50 [-0.75,\xa0-0.25]\xa0*"),
+        (Difference(0.5, -0.25, 0.75), "+0.50 [-0.25,\xa00.75]"),
+        (Difference(0.0, 0.0, 0.0), "0.00 [0.00,\xa00.00]"),
     ],
 )
 def test_cells_are_written_for_reading(cell: Cell, text: str) -> None:
@@ -136,6 +114,17 @@ def test_cells_are_written_for_reading(cell: Cell, text: str) -> None:
 def test_a_column_with_one_word_is_no_column_of_numbers() -> None:
     table = Table("", ("a", "b", "c"), [("x", 1, None), ("y", "none", 2.5)])
     assert table.is_numeric == [False, False, True]
+
+
+def test_what_is_folded_is_on_the_page_behind_its_summary() -> None:
+    folded = Folded("More <figures>", ("A word.", Table("Inner", ("a",), [(Interval(1.0, 0.0, 2.0),)])))
+    page = html_page("Title", "Lead.", [Section("First", (folded,))], "Footer.")
+    assert page.startswith("<!DOCTYPE html>")
+    assert Outline(page).count("details") == 1
+    inside = page[page.index("<details>") : page.index("</details>")]
+    assert "<summary>More &lt;figures&gt;</summary>" in inside
+    assert "A word." in inside
+    assert '<td class="number">1.00 [0.00,\xa02.00]</td>' in inside
 
 
 def drawn(counts: dict[int, int], most: int) -> tuple[list[float], list[str]]:
