@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from leader_cli import cluster, data, quickstart, recommend, serve, train
+from leader_cli import cluster, data, evaluate, quickstart, recommend, runs, serve, train, tune
 from leader_cli.console import Settings, default_home, remarks
 from leader_platform.errors import RunError, UserError, find_cause
 
@@ -26,7 +26,9 @@ app = typer.Typer(
 app.command("quickstart")(quickstart.quickstart)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
-app.command("evaluate")(train.evaluate)
+app.command("tune")(tune.tune)
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(runs.app, name="runs")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(serve.app, name="serve")
 app.command("recommend")(recommend.recommend)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leader_cli.console import Settings, say, settings_of, show
-from leader_cli.data import summary_tables
+from leader_cli.data import summary_tables as data_tables
 from leader_cli.recommend import answer_tables, remark, service_url
 from leader_cli.submit import submit
-from leader_cli.train import evaluation_tables
+from leader_cli.tables import rich_tables
 from leader_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,10 +66,12 @@ def _own_workspace(settings: Settings) -> Settings:
 def _main_job(
     context: typer.Context, settings: Settings, state: ClusterState, patients: int, seed: int, keep: bool
 ) -> RecommendationAnswer:
-    from leader_jobs.evaluate import METRICS_FILE
     from leader_jobs.requests import Request
     from leader_platform import storage
+    from leader_platform.artifacts import EVALUATION
     from leader_platform.data.dataset import PreparedData
+    from leader_platform.evaluation_tables import summary_tables
+    from leader_platform.runs import METRICS_FILE
     from leader_serve import deploy
 
     config, data, run = settings.config(), settings.data(None), settings.run(None)
@@ -79,7 +81,7 @@ def _main_job(
     _headline(2, "Prepared data set")
     submit(settings, Request(kind="prepare", config=config, data=data, raw=str(raw)))
     if not settings.as_json:
-        show(context, None, *summary_tables(PreparedData(data)))
+        show(context, None, *data_tables(PreparedData(data)))
     _headline(3, "Teacher, its features by vLLM, and the student distilled from it")
     submit(settings, Request(kind="train", stage="all", config=config, data=data, run=run))
     _headline(4, "The same student without a teacher, for comparison")
@@ -87,7 +89,8 @@ def _main_job(
     _headline(5, "Evaluation")
     submit(settings, Request(kind="evaluate", config=config, data=data, run=run))
     if not settings.as_json:
-        show(context, None, *evaluation_tables(storage.read_json(storage.join(run, "evaluation", METRICS_FILE))))
+        result = storage.read_json(storage.join(run, EVALUATION, METRICS_FILE))
+        show(context, None, *rich_tables(summary_tables(result)))
     _headline(6, "Serving, and one recommendation over HTTP")
     plan = deploy.prepare(run, config, say=say)
     deploy.deploy(state.dashboard_url, plan, on_progress=say, token=state.token())

@@ -1,6 +1,6 @@
 """A fold of a cross-validation as a data set of its own, so that every stage runs on it as on any other.
 
-    visits of a data set --split, count--> vocabulary of the fold's training patients --ask--> its samples
+visits of a data set --split, count--> vocabulary of the fold's training patients --ask--> its samples
 """
 
 from __future__ import annotations

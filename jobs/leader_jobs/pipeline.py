@@ -1,16 +1,17 @@
 """The stages as make sees them: what each needs, whether its product is current, and how to make it.
 
 prepared data --> teacher --> features --> distill --> evaluate
-              \\--------------------> student (without a teacher) --/
+              \\-> titles ---------------/              /
+              \\-> student (without a teacher) ---------/
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from leader_platform.artifacts import EVALUATION, FEATURES, STUDENT, STUDENT_ALONE, TEACHER, Run
-from leader_platform.config import LeaderConfig, fingerprint
+from leader_platform.artifacts import FEATURES, STUDENT, STUDENT_ALONE, TEACHER, TITLES, Run
+from leader_platform.config import LeaderConfig, StudentConfig, fingerprint
 from leader_platform.data.dataset import PreparedData
 from leader_platform.errors import UserError
 
@@ -31,12 +32,13 @@ STAGES = {
     for stage in (
         Stage("teacher", TEACHER),
         Stage("features", FEATURES, ("teacher",)),
-        Stage("distill", STUDENT, ("features",)),
+        Stage("titles", TITLES),
+        Stage("distill", STUDENT, ("features", "titles")),
         Stage("student", STUDENT_ALONE),
     )
 }
 # What `--stage` takes beside a stage's own name.
-GROUPS = {"all": ("teacher", "features", "distill")}
+GROUPS = {"all": ("teacher", "features", "titles", "distill")}
 
 
 def stage_key(name: str, data: PreparedData, config: LeaderConfig) -> str:
@@ -44,16 +46,31 @@ def stage_key(name: str, data: PreparedData, config: LeaderConfig) -> str:
 
     What a stage may use (workers aside) and how often it tells or saves is not part of it: the product is the same.
     """
-    stage = STAGES[name]
-    student = config.student.model_dump(mode="json", exclude={"checkpoint_epochs"})
+    student = config.student.model_dump(mode="json", exclude={"checkpoint_epochs", "title_depth"})
     settings = {
         "teacher": (config.prompt, config.teacher.model_dump(mode="json", exclude={"log_steps", "checkpoint_steps"})),
+        "titles": (config.teacher.backbone, config.student.title_depth),
         "features": (config.features.engine, config.features.dtype, config.evaluate.threshold_metric),
         "distill": (student, config.evaluate.threshold_metric),
         "student": (student, config.evaluate.threshold_metric),
     }[name]
-    upstream = [stage_key(need, data, config) for need in stage.needs]
+    upstream = [stage_key(need, data, config) for need in needs(name, config)]
     return fingerprint(name, data.fingerprint, *settings, *upstream)
+
+
+def needs(name: str, config: LeaderConfig) -> list[str]:
+    """The stages whose products a stage reads under these settings."""
+    return _used(STAGES[name].needs, config)
+
+
+def stages_of(wanted: str, config: LeaderConfig) -> list[str]:
+    """The stages that a name stands for: itself, or those of a group."""
+    return _used(GROUPS[wanted], config) if wanted in GROUPS else [wanted]
+
+
+def _used(names: Sequence[str], config: LeaderConfig) -> list[str]:
+    """Without the titles where no student reads them."""
+    return [name for name in names if name != "titles" or reads_titles(config.student)]
 
 
 def plan(wanted: str, data: PreparedData, run: Run, config: LeaderConfig, force: bool, only: bool) -> list[str]:
@@ -62,16 +79,16 @@ def plan(wanted: str, data: PreparedData, run: Run, config: LeaderConfig, force:
     With `only`, a need that is not current is refused, naming the command that makes it. With `force`, the wanted
     stages run even when they are current; their needs do not.
     """
-    targets = GROUPS.get(wanted, (wanted,))
+    targets = stages_of(wanted, config)
     steps: list[str] = []
 
     def visit(name: str) -> None:
         if name in steps:
             return
-        for need in STAGES[name].needs:
+        for need in needs(name, config):
             visit(need)
         wished = force and name in targets
-        remade = any(need in steps for need in STAGES[name].needs)
+        remade = any(need in steps for need in needs(name, config))
         if not wished and not remade and run.is_current(STAGES[name].product, stage_key(name, data, config)):
             return
         if only and name not in targets:
@@ -86,10 +103,19 @@ def plan(wanted: str, data: PreparedData, run: Run, config: LeaderConfig, force:
     return steps
 
 
+def reads_titles(config: StudentConfig) -> bool:
+    """Whether a student with a teacher reads the language model's states of titles."""
+    return config.wide and config.title_states
+
+
 def run_stage(name: str, data: PreparedData, run: Run, config: LeaderConfig, resume: bool, say: Say) -> None:
     """Make one stage's product on the Ray that is connected."""
     key = stage_key(name, data, config)
-    if name == "teacher":
+    if name == "titles":
+        from leader_jobs.titles import read_code_titles
+
+        read_code_titles(data, run, config, key, say)
+    elif name == "teacher":
         from leader_jobs.teacher import train_teacher
 
         train_teacher(data, run, config, key, resume, say)
@@ -123,9 +149,3 @@ def train(
     for name in steps:
         run_stage(name, data, run, config, resume, say)
     return steps
-
-
-def evaluation_key(data: PreparedData, run: Run, config: LeaderConfig) -> str:
-    """As `stage_key`, of what the run has."""
-    products = [STAGES[name].product for name in STAGES if run.has(STAGES[name].product)]
-    return fingerprint(EVALUATION, data.fingerprint, config.evaluate, [run.manifest(name)["id"] for name in products])

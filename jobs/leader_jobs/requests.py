@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from leader_platform.artifacts import EVALUATION, Run
+from leader_platform.artifacts import Run
 from leader_platform.config import DataConfig, LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.ray_session import ray_session
@@ -18,7 +19,7 @@ class Request(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["prepare", "train", "evaluate"]
+    kind: Literal["prepare", "train", "tune", "evaluate"]
     config: LeaderConfig
     data: str
     run: str | None = None
@@ -26,6 +27,7 @@ class Request(BaseModel):
     source: str = "mimic4"
     terminology: str | None = None
     stage: str = "all"
+    trials: int = 0
     resume: bool = False
     force: bool = False
     only: bool = False
@@ -53,7 +55,9 @@ def run_request(request: Request, say: Callable[[str], None], address: str | Non
     request = request.model_copy(update={"config": request.config.model_copy(update={"data": as_prepared})})
     if request.kind == "train":
         return _train(request, data, run, say, address)
-    return _evaluate(request, data, run, say)
+    if request.kind == "tune":
+        return _tune(request, data, run, say, address)
+    return _evaluate(request, data, run, say, address)
 
 
 def _prepare(request: Request, say: Callable[[str], None], address: str | None) -> Any:
@@ -78,12 +82,18 @@ def _train(
         return pipeline.train(request.stage, data, run, request.config, say, **options)
 
 
-def _evaluate(request: Request, data: PreparedData, run: Run, say: Callable[[str], None]) -> Any:
-    from leader_jobs.evaluate import METRICS_FILE, evaluate
-    from leader_jobs.pipeline import evaluation_key
-    from leader_platform import storage
+def _tune(request: Request, data: PreparedData, run: Run, say: Callable[[str], None], address: str | None) -> None:
+    from leader_jobs import tune
 
-    key = evaluation_key(data, run, request.config)
-    if run.is_current(EVALUATION, key) and not request.force:
-        return storage.read_json(run.path(EVALUATION, METRICS_FILE))
-    return evaluate(data, run, request.config, key, say)
+    options = {"resume": request.resume, "only": request.only}
+    tune.check(data, run, request.config, request.trials, **options)
+    with ray_session(address=address):
+        tune.tune_student(data, run, request.config, request.trials, say, **options)
+
+
+def _evaluate(request: Request, data: PreparedData, run: Run, say: Callable[[str], None], address: str | None) -> Any:
+    from leader_jobs.evaluate import evaluate, trains
+
+    # Only what trains needs a Ray; to judge what is there, none is started.
+    with ray_session(address=address) if trains(request.config.evaluate) else nullcontext():
+        return evaluate(data, run, request.config, say, request.force)

@@ -11,7 +11,7 @@ import json
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 ProfileField = Literal["gender", "age", "insurance", "language", "marital_status", "race"]
 
@@ -73,30 +73,59 @@ class TeacherConfig(_Frozen):
     backbone: str = Field("smollm2", description="`smollm2` (embedded), a local folder, or a hub name of a causal LM.")
     lora_rank: int = Field(8, ge=1, description="FIELD: r=8.")
     lora_alpha: int = Field(32, ge=1, description="FIELD: alpha=32.")
-    lora_dropout: float = Field(0.1, ge=0, lt=1, description="FIELD: 0.1. 0 trains 1.7 times as fast (measured).")
-    lora_targets: tuple[str, ...] = Field(
+    lora_dropout: float = Field(
+        0.0, ge=0, lt=1, description="FIELD: 0.1; 0 trains 1.7 times as fast on two cores (measured)."
+    )
+    lora_targets: tuple[str, ...] | Literal["all-linear"] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        description="Projections that get an adapter (FIELD: all seven).",
+        description="Projections that get an adapter (FIELD: all seven), or `all-linear`, whatever they are called.",
+    )
+    pooling: Literal["last", "mean"] = Field(
+        "last", description="The prompt's state h: its last token's (FIELD), or the mean of its tokens'."
     )
     head_prior_bias: bool = Field(
         True,
         description="Head from zero with the classes' training log-odds as bias; false: W without bias (FIELD).",
     )
+    renewal: bool = Field(
+        True, description="The head adds the log-odds of what the previous visit had to what it reads (ours)."
+    )
+    head_warm_start: bool = Field(
+        True,
+        description="Fit the head on the untuned backbone's states first, then tune both (Kumar and others 2022).",
+    )
+    head_warm_start_samples: int = Field(8192, ge=1, description="At most so many training samples fit that head.")
+    class_weighting: Literal["none", "balanced"] = Field(
+        "none", description="`balanced`: a label weighs as much more than its absence as it is rarer, to the cap."
+    )
+    class_weight_cap: float = Field(10.0, ge=1, description="Largest weight of a label in `balanced`.")
     learning_rate: float = Field(2e-4, gt=0, description="FIELD: 2e-4.")
     head_learning_rate: float = Field(1e-3, gt=0, description="The new layer learns faster than the adapter (ours).")
     warmup_fraction: float = Field(0.05, ge=0, lt=1, description="Share of steps of linear warm-up; then linear decay.")
     weight_decay: float = Field(0.0, ge=0)
+    max_gradient_norm: float | None = Field(1.0, gt=0, description="Longer gradients are cut to it; null: never.")
     max_epochs: int = Field(1, ge=1, description="Passes over the training samples, unless `max_steps` ends them.")
     max_steps: int | None = Field(
         3000, ge=1, description="Optimiser steps (FIELD: 3,000); null: as many as the epochs."
     )
     batch_size: int = Field(4, ge=1, description="Prompts a step and worker (FIELD: 4).")
     gradient_accumulation: int = Field(2, ge=1, description="Batches a step (FIELD: 2).")
+    micro_batch_tokens: int = Field(
+        2048,
+        ge=64,
+        description="Tokens, with padding, that pass the model at once; a step's prompts are cut to it by length. It "
+        "decides memory and speed, not the step's gradient.",
+    )
     bucket_batches: int = Field(16, ge=1, description="Batches that are sorted by length together; less padding.")
     dtype: Literal["float32", "bfloat16"] = Field(
         "bfloat16", description="bf16 is 1.3 times as fast on two cores (measured)."
     )
     gradient_checkpointing: bool = Field(False, description="Trade compute for memory on large backbones.")
+    evaluate_steps: int | None = Field(
+        100, ge=1, description="Steps between validations, whose best weights are kept; null: keep the last weights."
+    )
+    validation_samples: int = Field(256, ge=1, description="At most so many validation samples are read each time.")
+    patience: int = Field(5, ge=1, description="Validations without a better PRAUC, after which training ends.")
     log_steps: int = Field(5, ge=1, description="Steps between lines of progress.")
     checkpoint_steps: int = Field(
         50, ge=1, description="Steps between checkpoints; a killed run goes on from the last."
@@ -134,6 +163,29 @@ class StudentConfig(_Frozen):
     distillation_weight: float = Field(0.4, ge=0, description="alpha (FIELD: 0.4 MIMIC-III; 0.8 or 0.1 MIMIC-IV).")
     alignment_weight: float = Field(0.005, ge=0, description="beta (FIELD: 0.005 MIMIC-III; 0.01 MIMIC-IV).")
     alignment_temperature: float = Field(1.0, gt=0, description="tau of the contrastive loss (FIELD: 1).")
+    soft_label_weight: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of the teacher's probabilities in the targets (ours); 0: labels alone (FIELD).",
+    )
+    wide: bool = Field(
+        True,
+        description="A linear layer from codes, their categories and the previous visit's medications (ours).",
+    )
+    wide_penalty: float = Field(
+        8.0, ge=0, description="L2 of the wide layer, as the inverse C of a logistic regression per medication."
+    )
+    wide_learning_rate: float = Field(2e-3, gt=0, description="Of the wide layer, a convex part of the model.")
+    title_states: bool = Field(
+        True,
+        description="The wide layer reads what the language model makes of titles (ours); not without a teacher.",
+    )
+    title_size: int = Field(128, ge=1, description="Principal components that are kept of a title's state.")
+    title_depth: float = Field(
+        1 / 3, gt=0, le=1, description="Depth of the layer that reads titles; a third is best on the demo (measured)."
+    )
+    calibrate: bool = Field(True, description="Divide logits by a temperature that is fitted on validation (ours).")
     learning_rate: float = Field(5e-4, gt=0, description="Adam (FIELD: 5e-4).")
     batch_size: int = Field(32, ge=2, description="Samples a step and worker.")
     max_epochs: int = Field(100, ge=1, description="FIELD: at most 100.")
@@ -153,11 +205,113 @@ class StudentConfig(_Frozen):
         return self
 
 
-class EvaluateConfig(_Frozen):
-    """How predictions are judged."""
+# Decided before a search: what all its trials share.
+_SAME_FOR_ALL_TRIALS = ("title_states", "title_size", "title_depth", "num_workers")
 
+
+class TuneConfig(_Frozen):
+    """The search over the student's settings: where it looks, and when it gives a trial up (ASHA).
+
+    Each table names settings of `student`; null takes one out of the search.
+    """
+
+    uniform: dict[str, tuple[float, float] | None] = Field(
+        {"dropout": (0.0, 0.5), "soft_label_weight": (0.0, 1.0)},
+        description="Lowest and highest value; each between is as likely.",
+    )
+    loguniform: dict[str, tuple[float, float] | None] = Field(
+        {
+            "distillation_weight": (0.01, 2.0),
+            "alignment_weight": (0.001, 0.1),
+            "alignment_temperature": (0.1, 2.0),
+            "learning_rate": (1e-4, 5e-3),
+        },
+        description="Lowest and highest value, both above 0; each order of magnitude between is as likely.",
+    )
+    choice: dict[str, tuple[Any, ...] | None] = Field({"width": (32, 64, 128)}, description="The values to try.")
+    grace_epochs: int = Field(8, ge=1, description="Epochs that every trial gets.")
+    reduction_factor: float = Field(
+        3.0, gt=1, description="At 1, 3, 9 ... times `grace_epochs` the best of so many trials go on, the rest end."
+    )
+    cpus_per_trial: float = Field(1.0, gt=0, description="CPU cores a trial computes on; bounds the trials at a time.")
+    seed: int = Field(0, ge=0, description="Seed of the settings that are drawn.")
+
+    @model_validator(mode="after")
+    def _searches_student_settings(self) -> TuneConfig:
+        tables = (self.uniform, self.loguniform, self.choice)
+        searched = [name for table in tables for name, values in table.items() if values is not None]
+        for name in searched:
+            if name not in StudentConfig.model_fields:
+                raise ValueError(f"there is no setting student.{name} to search")
+            if name in _SAME_FOR_ALL_TRIALS:
+                raise ValueError(f"student.{name} is the same for all trials and cannot be searched")
+            if searched.count(name) > 1:
+                raise ValueError(f"student.{name} is searched in two ways; set one of them to null")
+        for name, interval in (*self.uniform.items(), *self.loguniform.items()):
+            if interval is not None:
+                _check_interval(name, *interval, above_zero=interval is self.loguniform.get(name))
+        for name, values in self.choice.items():
+            if values is not None:
+                _check_values(name, values)
+        return self
+
+
+def _check_interval(name: str, low: float, high: float, above_zero: bool) -> None:
+    if StudentConfig.model_fields[name].annotation is not float:
+        raise ValueError(f"student.{name} takes no real numbers; search it by tune.choice")
+    if low >= high or (above_zero and low <= 0):
+        raise ValueError(f"student.{name} cannot be searched from {low:g} to {high:g}")
+    _check_values(name, (low, high))
+
+
+def _check_values(name: str, values: tuple[Any, ...]) -> None:
+    if not values:
+        raise ValueError(f"student.{name} has no values to try")
+    for value in values:
+        try:
+            StudentConfig.model_validate({name: value})
+        except ValidationError as error:
+            raise ValueError(f"student.{name} cannot be {value!r}: {error.errors()[0]['msg']}") from None
+
+
+class EvaluateConfig(_Frozen):
+    """How models are judged: under which protocol, which ones, and with which statistics."""
+
+    protocol: Literal["split", "cross-validation"] = Field(
+        "split", description="The data set's own split, or folds by patient, on each of which all models are trained."
+    )
+    folds: int = Field(5, ge=2, description="Folds of a cross-validation; each patient tests in one.")
+    fold_seed: int = Field(0, ge=0, description="Seed of the folds.")
+    num_seeds: int = Field(1, ge=1, description="Trainings of each model, with seeds one apart; metrics are averaged.")
+    models: tuple[str, ...] = Field(
+        (
+            "popularity",
+            "previous_visit",
+            "logistic_regression",
+            "student_without_teacher",
+            "student",
+            "teacher",
+        ),
+        min_length=1,
+        description="What is judged. `hidden_state_ridge`, the untuned language model, reads every prompt; a baseline "
+        "of one's own is `package.module:Class`.",
+    )
     threshold_metric: Literal["jaccard", "f1"] = Field(
         "jaccard", description="What the threshold maximises, on validation samples alone."
+    )
+    bootstrap_replicates: int = Field(
+        1000,
+        ge=20,
+        description="Draws of patients behind an interval; 1,000 fix its ends to a few per cent of its width.",
+    )
+    bootstrap_seed: int = Field(0, ge=0, description="Seed of the draws.")
+    calibration_bins: int = Field(
+        15,
+        ge=1,
+        description="Bins of equal width of the calibration error and the reliability curve (Guo and others: 15).",
+    )
+    min_group_patients: int = Field(
+        10, ge=1, description="Fewest patients of a profile value that gets results of its own."
     )
 
 
@@ -196,6 +350,7 @@ class LeaderConfig(_Frozen):
     teacher: TeacherConfig = TeacherConfig()
     features: FeaturesConfig = FeaturesConfig()
     student: StudentConfig = StudentConfig()
+    tune: TuneConfig = TuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     serve: ServeConfig = ServeConfig()
     resources: ResourcesConfig = ResourcesConfig()

@@ -41,6 +41,11 @@ def _paper(name: str, student: StudentConfig) -> LeaderConfig:
         teacher=TeacherConfig(
             backbone="huggyllama/llama-7b",
             head_prior_bias=False,
+            head_warm_start=False,
+            renewal=False,
+            lora_dropout=0.1,
+            max_gradient_norm=None,
+            evaluate_steps=None,
             head_learning_rate=2e-4,
             max_epochs=1000,
             num_workers=4,
@@ -54,6 +59,10 @@ def _paper(name: str, student: StudentConfig) -> LeaderConfig:
 _PAPER_STUDENT: dict[str, Any] = {
     "profile_fields": ("insurance", "language", "marital_status", "race"),
     "output_prior_bias": False,
+    "soft_label_weight": 0.0,
+    "wide": False,
+    "title_states": False,
+    "calibrate": False,
     "batch_size": 4,
 }
 

@@ -33,6 +33,15 @@ def load_config(base: LeaderConfig, file: str | Path | None = None, overrides: S
         for name in reversed(key.strip().split(".")):
             nested = {name: nested}
         values = _merge(values, nested)
+    return _validated(values)
+
+
+def with_values(config: LeaderConfig, changes: dict[str, Any]) -> LeaderConfig:
+    """The configuration with nested `changes`, checked as those of a file are."""
+    return _validated(_merge(config.model_dump(mode="json"), changes))
+
+
+def _validated(values: dict[str, Any]) -> LeaderConfig:
     try:
         return LeaderConfig.model_validate(values)
     except ValidationError as error:

@@ -95,6 +95,7 @@ def config(tiny_backbone: Path) -> LeaderConfig:
         "teacher.max_steps=12",
         # A head that begins at nothing learns how frequent medications are; random weights tell no more than that.
         "teacher.head_prior_bias=false",
+        "teacher.head_warm_start=false",
         "teacher.head_learning_rate=0.01",
         "teacher.max_epochs=3",
         "teacher.checkpoint_steps=4",

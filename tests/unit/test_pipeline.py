@@ -13,7 +13,7 @@ from support.patients import write_hosp
 from leader_jobs import __main__ as job
 from leader_jobs import pipeline
 from leader_jobs.evaluate import evaluate
-from leader_jobs.pipeline import STAGES, evaluation_key, plan, stage_key
+from leader_jobs.pipeline import STAGES, plan, stage_key
 from leader_jobs.prepare import PrepareArguments, check
 from leader_jobs.requests import Request
 from leader_platform import storage
@@ -24,6 +24,7 @@ from leader_platform.errors import UserError
 from leader_platform.settings import load_config
 
 DEFAULT = LeaderConfig()
+ALL = ["teacher", "features", "titles", "distill"]
 
 
 def with_settings(*overrides: str) -> LeaderConfig:
@@ -61,8 +62,9 @@ def steps(wanted: str, data: PreparedData, run: Run, config: LeaderConfig = DEFA
     [
         ("teacher", ["teacher"]),
         ("features", ["teacher", "features"]),
-        ("distill", ["teacher", "features", "distill"]),
-        ("all", ["teacher", "features", "distill"]),
+        ("titles", ["titles"]),
+        ("distill", ALL),
+        ("all", ALL),
         ("student", ["student"]),
     ],
 )
@@ -72,6 +74,8 @@ def test_missing_needs_come_first(data: PreparedData, run: Run, wanted: str, exp
 
 def test_current_stages_are_not_run_again(data: PreparedData, run: Run) -> None:
     make(run, data, "teacher", "features")
+    assert steps("distill", data, run) == ["titles", "distill"]
+    make(run, data, "titles")
     assert steps("distill", data, run) == ["distill"]
     make(run, data, "distill")
     assert steps("all", data, run) == []
@@ -81,8 +85,11 @@ def test_current_stages_are_not_run_again(data: PreparedData, run: Run) -> None:
     ("setting", "expected"),
     [
         ("teacher.lora_rank=4", ["teacher", "features", "distill"]),
+        ("teacher.backbone=another", ALL),
         ("prompt.history_visits=1", ["teacher", "features", "distill"]),
+        ("student.title_states=false", ["distill"]),
         ("features.dtype=float32", ["features", "distill"]),
+        ("student.title_depth=0.5", ["titles", "distill"]),
         ("evaluate.threshold_metric=f1", ["features", "distill"]),
         ("student.width=32", ["distill"]),
         ("resources.cpus_per_worker=1", []),
@@ -93,26 +100,26 @@ def test_current_stages_are_not_run_again(data: PreparedData, run: Run) -> None:
 def test_a_setting_remakes_what_it_decides_and_all_downstream(
     data: PreparedData, run: Run, setting: str, expected: list[str]
 ) -> None:
-    make(run, data, "teacher", "features", "distill")
+    make(run, data, *ALL)
     assert steps("all", data, run, with_settings(setting)) == expected
 
 
 def test_other_data_remakes_everything(tmp_path: Path, data: PreparedData, run: Run) -> None:
-    make(run, data, "teacher", "features", "distill")
-    assert steps("all", prepared(tmp_path / "other", "f2"), run) == ["teacher", "features", "distill"]
+    make(run, data, *ALL)
+    assert steps("all", prepared(tmp_path / "other", "f2"), run) == ALL
     assert steps("all", prepared(tmp_path / "copy", "f1"), run) == []
 
 
 def test_a_stage_is_remade_when_its_need_is(data: PreparedData, run: Run) -> None:
-    make(run, data, "teacher", "features", "distill")
+    make(run, data, *ALL)
     storage.remove(run.path("features"))
     assert steps("distill", data, run) == ["features", "distill"]
 
 
 def test_force_runs_the_wanted_stage_alone(data: PreparedData, run: Run) -> None:
-    make(run, data, "teacher", "features", "distill")
+    make(run, data, *ALL)
     assert steps("distill", data, run, force=True) == ["distill"]
-    assert steps("all", data, run, force=True) == ["teacher", "features", "distill"]
+    assert steps("all", data, run, force=True) == ALL
 
 
 def test_only_refuses_with_the_command_that_makes_the_need(data: PreparedData, run: Run) -> None:
@@ -122,12 +129,12 @@ def test_only_refuses_with_the_command_that_makes_the_need(data: PreparedData, r
     make(run, data, "teacher")
     with pytest.raises(UserError, match="leader train --stage features"):
         steps("distill", data, run, only=True)
-    make(run, data, "features")
+    make(run, data, "features", "titles")
     assert steps("distill", data, run, only=True) == ["distill"]
 
 
 def test_only_all_has_nothing_to_refuse(data: PreparedData, run: Run) -> None:
-    assert steps("all", data, run, only=True) == ["teacher", "features", "distill"]
+    assert steps("all", data, run, only=True) == ALL
 
 
 def test_force_replaces_a_product_whose_manifest_is_damaged(data: PreparedData, run: Run) -> None:
@@ -146,8 +153,13 @@ def test_train_runs_the_plan_in_order_and_says_so(
     monkeypatch.setattr(pipeline, "run_stage", lambda name, *_: ran.append(name))
     said: list[str] = []
     make(run, data, "teacher")
-    assert pipeline.train("all", data, run, DEFAULT, said.append) == ["features", "distill"] == ran
-    assert said == ["Stages to run: features, distill."]
+    assert pipeline.train("all", data, run, DEFAULT, said.append) == ["features", "titles", "distill"] == ran
+    assert said == ["Stages to run: features, titles, distill."]
+
+
+def test_a_student_that_reads_no_titles_needs_none(data: PreparedData, run: Run) -> None:
+    for setting in ("student.title_states=false", "student.wide=false"):
+        assert steps("all", data, run, with_settings(setting)) == ["teacher", "features", "distill"]
 
 
 def test_train_with_nothing_to_do_says_how_to_do_it_again(data: PreparedData, run: Run) -> None:
@@ -155,15 +167,6 @@ def test_train_with_nothing_to_do_says_how_to_do_it_again(data: PreparedData, ru
     make(run, data, "student")
     assert pipeline.train("student", data, run, DEFAULT, said.append) == []
     assert "--force" in said[0]
-
-
-def test_an_evaluation_is_stale_when_a_model_changes(data: PreparedData, run: Run) -> None:
-    before = evaluation_key(data, run, DEFAULT)
-    make(run, data, "student")
-    one = evaluation_key(data, run, DEFAULT)
-    make(run, data, "student", config=with_settings("student.width=32"))
-    assert len({before, one, evaluation_key(data, run, DEFAULT)}) == 3
-    assert evaluation_key(data, run, DEFAULT) == evaluation_key(data, run, DEFAULT)
 
 
 # --- prepare's checks, requests, and a job's last line ---------------------------------------------------------------
@@ -271,4 +274,4 @@ def test_models_of_another_data_set_are_not_evaluated(tmp_path: Path, data: Prep
     with run.product(STUDENT, "s", LeaderConfig(), {"data": "another"}):
         pass
     with pytest.raises(UserError, match="made from another data set"):
-        evaluate(data, run, LeaderConfig(), "key", print)
+        evaluate(data, run, with_settings("evaluate.models=[student]"), print)
