@@ -27,6 +27,7 @@ from leader_jobs.training import (
     run_trainer,
     seed_everything,
     tell,
+    training_facts,
 )
 from leader_platform import storage
 from leader_platform.artifacts import TEACHER, Run
@@ -70,13 +71,15 @@ def train_teacher(data: PreparedData, run: Run, config: LeaderConfig, key: str, 
         "total_steps": total_steps,
         "head": head if teacher.head_warm_start else None,
     }
-    checkpoint, about["training"] = run_trainer(
+    checkpoint, history = run_trainer(
         _worker, arguments, tokens, scratch, config, teacher.num_workers, resume, say, _environment(config)
     )
+    about |= training_facts(history)
     say("Exporting the adapter, the head and the merged model")
     with run.product(TEACHER, key, config, about) as directory:
         # In a process of its own that ends with it: this one lives on through the later stages.
-        ray.get(ray.remote(num_cpus=1, max_calls=1)(export).remote(checkpoint, directory, teacher))
+        exported = ray.remote(num_cpus=1, max_calls=1)(export).remote(checkpoint, directory, teacher)
+        about["parameters"] = ray.get(exported)
         copy_dataset_files(data, directory, DATASET_FILES)
     for place in (scratch, head):
         storage.remove(place)

@@ -78,9 +78,9 @@ class Tuning:
         self.best = load_file(str(folder / BEST_FILE)) if (folder / BEST_FILE).exists() else None
 
 
-def export(checkpoint: Checkpoint, directory: str, config: TeacherConfig) -> None:
+def export(checkpoint: Checkpoint, directory: str, config: TeacherConfig) -> int:
     """Write adapter, head, and the merged model with its tokenizer into a run's `teacher/`: of the best weights if any
-    were validated, else of the last."""
+    were validated, else of the last. Returns the number of the merged model's parameters and the head's."""
     import pyarrow.fs as pafs
     from safetensors.torch import load_file, save_file
 
@@ -100,3 +100,4 @@ def export(checkpoint: Checkpoint, directory: str, config: TeacherConfig) -> Non
         save_file(head, str(Path(folder, HEAD_FILE)))
         target, path = storage.filesystem(directory)
         pafs.copy_files(folder, path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=target)
+    return sum(weight.numel() for weight in (*merged.get_decoder().parameters(), *head.values()))

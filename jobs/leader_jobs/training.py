@@ -175,7 +175,7 @@ def _last_line(error: Exception) -> str:
 def training_facts(history: list[dict[str, Any]]) -> dict[str, Any]:
     """For a product's manifest: what the workers told on the way, and what the training took."""
     took = [told for told in history if "peak_memory_gb" in told]
-    return {"training": [told for told in history if "loss" in told], **(took[-1] if took else {})}
+    return {"training": [told for told in history if told not in took], **(took[-1] if took else {})}
 
 
 def num_parameters(file: Path) -> int:

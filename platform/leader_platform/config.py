@@ -288,6 +288,7 @@ class EvaluateConfig(_Frozen):
             "popularity",
             "previous_visit",
             "logistic_regression",
+            "logistic_regression_from_previous_visit",
             "student_without_teacher",
             "student",
             "teacher",

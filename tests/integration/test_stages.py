@@ -59,13 +59,15 @@ def test_the_teacher_learns_and_exports_what_it_learnt(run: Run, data: PreparedD
     decoder = load_causal_lm(config.teacher.backbone, torch.float32).get_decoder()
     tuned = PeftModel.from_pretrained(decoder, run.path("teacher", "adapter")).eval()
     assert any(weight.abs().sum() > 0 for name, weight in tuned.named_parameters() if "lora_B" in name)
-    prompts = data.samples("test", ["prompt"])["prompt"].to_pylist()
+    rows = data.samples("test").to_pylist()
+    prompts, records = [row["prompt"] for row in rows], [PatientRecord.from_sample(row) for row in rows]
     tokens = [load_tokenizer(config.teacher.backbone)(prompt).input_ids for prompt in prompts]
     fitting = [index for index, ids in enumerate(tokens) if len(ids) <= config.prompt.max_tokens]
     assert fitting
     with torch.inference_mode():
         states = pooled_states(tuned, *pad_tokens([tokens[index] for index in fitting], 0))
-        logits = load_head(run.path("teacher"))(states).numpy()
+    previous = [data.vocabulary.previous_labels(records[index]) for index in fitting]
+    logits = load_head(run.path("teacher")).logits(states.numpy(), previous)
     np.testing.assert_allclose(read_features(run, data, "test", "hidden_state")[fitting], states, atol=2e-5)
     np.testing.assert_allclose(read_features(run, data, "test", "logits")[fitting], logits, atol=2e-5)
 
