@@ -98,7 +98,8 @@ def seconds_of_stage(prompts: list[list[int]], num_cpus: int) -> float:
 
     on_gpu = torch.cuda.is_available()
     config = LeaderConfig(resources=ResourcesConfig(gpus_per_worker=1.0 if on_gpu else 0.0))
-    rows = [{"sample_id": str(index), "chunk": "one", "token_ids": ids} for index, ids in enumerate(prompts)]
+    beside = {"chunk": "one", "previous_indices": [0]}  # what the stage carries along
+    rows = [{"sample_id": str(index), "token_ids": ids, **beside} for index, ids in enumerate(prompts)]
     with ray_session(num_cpus=num_cpus):
         import ray  # reads its environment when it is imported
 

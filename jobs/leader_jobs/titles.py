@@ -22,6 +22,7 @@ from leader_platform.data.dataset import PreparedData
 from leader_platform.data.prompts import title_of
 from leader_platform.data.records import KINDS
 from leader_platform.models.title_states import READINGS_FILE, read_titles, readings_table
+from leader_platform.preload import preload_environment
 
 
 def read_code_titles(data: PreparedData, run: Run, config: LeaderConfig, key: str, say: Callable[[str], None]) -> None:
@@ -33,7 +34,12 @@ def read_code_titles(data: PreparedData, run: Run, config: LeaderConfig, key: st
     say(f"Reading the titles of {len(codes)} codes with {config.teacher.backbone}")
     resources = config.resources
     # In a process of its own, which ends with it and gives the language model's memory back.
-    task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_calls=1)(read_titles)
+    task = ray.remote(
+        num_cpus=resources.cpus_per_worker,
+        num_gpus=resources.gpus_per_worker,
+        max_calls=1,
+        runtime_env={"env_vars": preload_environment()},
+    )(read_titles)
     threads = max(1, int(resources.cpus_per_worker))
     states: np.ndarray = ray.get(task.remote(texts, config.teacher.backbone, config.student.title_depth, threads))
     about: dict[str, Any] = {"codes": len(codes), "backbone": config.teacher.backbone, "data": data.fingerprint}

@@ -24,7 +24,7 @@ MODELS = "evaluate.models=[popularity,logistic_regression,student_without_teache
 
 
 @pytest.fixture(scope="module")
-def config(config: LeaderConfig) -> LeaderConfig:
+def folded(config: LeaderConfig) -> LeaderConfig:
     chosen = ["evaluate.protocol=cross-validation", "evaluate.folds=2", MODELS, "student.max_epochs=2"]
     return load_config(config, None, [*chosen, "evaluate.min_group_patients=5"])
 
@@ -54,7 +54,7 @@ def test_a_fold_keeps_patients_apart_and_knows_its_training_patients_codes_alone
 
 
 def test_an_interrupted_cross_validation_goes_on_and_judges_every_sample_once(
-    data: PreparedData, config: LeaderConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: PreparedData, folded: LeaderConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, trained = Run(str(tmp_path / "run")), []
 
@@ -67,15 +67,15 @@ def test_an_interrupted_cross_validation_goes_on_and_judges_every_sample_once(
     whole = answers.train
     monkeypatch.setattr("leader_jobs.evaluate.train", fails_on_the_second)
     with pytest.raises(RunError):
-        evaluate(data, run, config, print)
+        evaluate(data, run, folded, print)
     assert not run.has(EVALUATION)
     first = run.path("cross_validation", "2-folds-0", "fold-0", "seed-0")
     made = Run(first).manifest("student_alone")["id"]
-    result = evaluate(data, run, config, print)
+    result = evaluate(data, run, folded, print)
     assert Run(first).manifest("student_alone")["id"] == made, "what was trained before was trained again"
     everything = [s for split in ("train", "validation", "test") for s in data.samples(split)["sample_id"].to_pylist()]
     samples = storage.read_parquet(run.path(EVALUATION, SAMPLES_FILE)).to_pylist()
-    for model in config.evaluate.models:
+    for model in folded.evaluate.models:
         assert sorted(row["sample_id"] for row in samples if row["model"] == model) == sorted(everything)
     assert result["protocol"]["num_samples"] == len(everything)
     assert len(result["thresholds"]["popularity"]) == 2
@@ -83,21 +83,21 @@ def test_an_interrupted_cross_validation_goes_on_and_judges_every_sample_once(
     assert set(result["models"]["popularity"]) >= {"all", "first_visit", "multi_visit", "gender=F"}
 
 
-def test_seeds_train_models_anew_on_the_same_patients(data: PreparedData, config: LeaderConfig, tmp_path: Path) -> None:
+def test_seeds_train_models_anew_on_the_same_patients(data: PreparedData, folded: LeaderConfig, tmp_path: Path) -> None:
     run = Run(str(tmp_path / "run"))
     settings = ["evaluate.protocol=split", "evaluate.num_seeds=2", "evaluate.models=[student_without_teacher]"]
-    result = evaluate(data, run, load_config(config, None, settings), print)
+    result = evaluate(data, run, load_config(folded, None, settings), print)
     assert result["protocol"]["seeds"] == [0, 1]
     weights = [Path(r.path("student_alone", "model.safetensors")) for r in (run, Run(run.path("seeds", "seed-1")))]
     assert weights[0].read_bytes() != weights[1].read_bytes()
 
 
-def test_more_folds_than_patients_are_refused(data: PreparedData, config: LeaderConfig, tmp_path: Path) -> None:
+def test_more_folds_than_patients_are_refused(data: PreparedData, folded: LeaderConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot fill 99 folds"):
-        evaluate(data, Run(str(tmp_path)), load_config(config, None, ["evaluate.folds=99"]), print)
+        evaluate(data, Run(str(tmp_path)), load_config(folded, None, ["evaluate.folds=99"]), print)
 
 
-def test_a_model_that_is_not_known_is_named(data: PreparedData, config: LeaderConfig, tmp_path: Path) -> None:
-    unknown = load_config(config, None, ["evaluate.protocol=split", "evaluate.models=[gamenet]"])
+def test_a_model_that_is_not_known_is_named(data: PreparedData, folded: LeaderConfig, tmp_path: Path) -> None:
+    unknown = load_config(folded, None, ["evaluate.protocol=split", "evaluate.models=[gamenet]"])
     with pytest.raises(UserError, match="no baseline 'gamenet'"):
         evaluate(data, Run(str(tmp_path)), unknown, print)

@@ -40,7 +40,7 @@ def do_nothing(_: str) -> None:
 def run(data: PreparedData, config: LeaderConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with every stage done."""
     run = Run(str(tmp_path_factory.mktemp("run")))
-    assert pipeline.train("all", data, run, config, print) == ["teacher", "features", "distill"]
+    assert pipeline.train("all", data, run, config, print) == ["teacher", "features", "titles", "distill"]
     pipeline.train("student", data, run, config, print)
     return run
 
