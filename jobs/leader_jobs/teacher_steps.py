@@ -100,7 +100,7 @@ def optimizer_and_schedule(model: Teacher, config: TeacherConfig, total_steps: i
     adapter = [weight for weight in model.backbone.parameters() if weight.requires_grad]
     groups = [
         {"params": adapter, "lr": config.learning_rate},
-        {"params": list(model.head.parameters()), "lr": config.head_learning_rate},
+        {"params": list(model.head.parameters()), "lr": config.head_rate},
     ]
     # One fused pass: an adapter is hundreds of small tensors, each worth several calls otherwise.
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)

@@ -150,7 +150,7 @@ def _fit(trainer: Any, name: str) -> Checkpoint:
     from ray.train import TrainingFailedError
 
     try:
-        result = trainer.fit()
+        result = _beside_main_thread(trainer.fit)
     except TrainingFailedError as error:
         for failure in (error, *getattr(error, "worker_failures", {}).values()):
             cause = find_cause(failure, (UserError, RunError))
@@ -165,6 +165,29 @@ def _fit(trainer: Any, name: str) -> Checkpoint:
     if result.checkpoint is None:
         raise RunError(f"Training the {name} ended without a checkpoint; its worker's log names the cause.")
     return result.checkpoint
+
+
+def _beside_main_thread(function: Callable[[], Any]) -> Any:
+    """`function()` in a thread of its own, waited for.
+
+    In the main thread Ray Train takes the interrupt's handler for itself and keeps it: after training, Ctrl-C would do
+    nothing at all. Here an interrupt ends the wait, and the Ray session around it ends the training.
+    """
+    answers: list[Any] = []
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            answers.append(function())
+        except BaseException as error:  # also what is no Exception belongs to the caller
+            errors.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return answers[0]
 
 
 def _last_line(error: Exception) -> str:

@@ -100,7 +100,12 @@ class TeacherConfig(_Frozen):
     )
     class_weight_cap: float = Field(10.0, ge=1, description="Largest weight of a label in `balanced`.")
     learning_rate: float = Field(2e-4, gt=0, description="FIELD: 2e-4.")
-    head_learning_rate: float = Field(1e-3, gt=0, description="The new layer learns faster than the adapter (ours).")
+    head_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="Of the medication layer; null: 1e-5 after a warm start, which larger steps undo (measured), else "
+        "1e-3, since a new layer must learn faster than the adapter (ours).",
+    )
     warmup_fraction: float = Field(0.05, ge=0, lt=1, description="Share of steps of linear warm-up; then linear decay.")
     weight_decay: float = Field(0.0, ge=0)
     max_gradient_norm: float | None = Field(1.0, gt=0, description="Longer gradients are cut to it; null: never.")
@@ -132,6 +137,11 @@ class TeacherConfig(_Frozen):
     )
     num_workers: int = Field(1, ge=1, description="Ray Train workers (FIELD: 4 GPUs).")
     seed: int = 0
+
+    @property
+    def head_rate(self) -> float:
+        """The head's learning rate."""
+        return self.head_learning_rate or (1e-5 if self.head_warm_start else 1e-3)
 
 
 class FeaturesConfig(_Frozen):

@@ -22,9 +22,11 @@ def quickstart() -> LeaderConfig:
         prompt=PromptConfig(history_visits=1, max_tokens=448),
         teacher=TeacherConfig(
             lora_dropout=0.0,
-            learning_rate=5e-4,
+            learning_rate=1e-4,
             max_epochs=1,
             max_steps=50,
+            evaluate_steps=10,
+            validation_samples=32,
             batch_size=4,
             gradient_accumulation=2,
             checkpoint_steps=20,
@@ -41,7 +43,6 @@ def mimic4_demo() -> LeaderConfig:
         prompt=PromptConfig(history_visits=3, max_tokens=768),
         teacher=TeacherConfig(
             learning_rate=5e-5,
-            head_learning_rate=1e-5,
             max_epochs=1,
             max_steps=None,
             batch_size=8,
