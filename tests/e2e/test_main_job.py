@@ -170,7 +170,7 @@ def test_evaluation_compares_all_models(trained: Workspace) -> None:
     assert "student-logistic_regression" in result["paired"]
     assert "<h1" in Path(trained.run.path("evaluation", "report.html")).read_text()
     assert json.loads(Path(trained.run.path("evaluation", "metrics.json")).read_text()) == result
-    assert "later visits" in trained.leader("evaluate").stdout
+    assert "Paired differences" in trained.leader("evaluate").stdout
 
 
 def patient(workspace: Workspace, first_visit: bool) -> dict[str, Any]:
