@@ -179,18 +179,24 @@ def _worker(arguments: dict[str, Any]) -> None:
 
     from leader_jobs.teacher_checkpoint import Tuning
     from leader_jobs.teacher_steps import label_weights, memory_told, optimizer_and_schedule, steps, train_step
+    from leader_jobs.teacher_workers import shard_backbone
 
     config = LeaderConfig.model_validate(arguments["config"])
     data, teacher, total_steps = PreparedData(arguments["data"]), config.teacher, arguments["total_steps"]
     rank = train.get_context().get_world_rank()
     seed_everything(teacher.seed)  # the same adapter and head in every worker
     device = train.torch.get_device()
-    model = _build(teacher, data, arguments["head"]).to(device)  # before the optimizer's state is restored to it
+    model = _build(teacher, data, arguments["head"])
+    if teacher.shard_backbone:
+        shard_backbone(model, device)
+    else:
+        model.to(device)
+    model.train()  # `from_pretrained` leaves models in evaluation mode
+    # On its device before the optimizer's state is restored to it.
     tuning = Tuning(model, *optimizer_and_schedule(model, teacher, total_steps))
     if (checkpoint := train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as folder:
             tuning.restore(Path(folder))
-    trained = train.torch.prepare_model(model).train()  # `from_pretrained` leaves models in evaluation mode
     padding_id = load_tokenizer(teacher.backbone).pad_token_id
     weights = label_weights(class_frequency(data), teacher, device)
     validate = _validator(tuning, teacher, padding_id, arguments)
@@ -202,7 +208,7 @@ def _worker(arguments: dict[str, Any]) -> None:
         seed_everything(teacher.seed, rank, place.step)  # a resumed run draws the dropout an undisturbed one does
         began = time.monotonic()
         with memory_told(place.step):
-            loss, num_tokens = train_step(trained, rows, padding_id, tuning.optimizer, weights, teacher)
+            loss, num_tokens = train_step(model, rows, padding_id, tuning.optimizer, weights, teacher)
         tuning.scheduler.step()
         progress.add(require_finite(loss, "teacher", place.step), num_tokens, time.monotonic() - began)
         last = place.step == total_steps

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
+from leader_jobs.teacher_workers import average_gradients, most
 from leader_platform.config import TeacherConfig
 from leader_platform.errors import RunError
 from leader_platform.evaluation.metrics import average_precision
@@ -81,10 +81,11 @@ def _steps_of_epoch(shard: Any, config: TeacherConfig, epoch: int) -> Iterator[l
         yield [row for batch in pending for row in batch]
 
 
-def micro_batches(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
+def micro_batches(rows: Sequence[Row], max_tokens: int, at_least: int = 1) -> list[list[Row]]:
     """The rows by length, in runs that hold at most `max_tokens` with their padding; a longer row stands alone.
 
-    Short prompts go many at once, so that every pass has work enough for all cores; long ones fit in memory.
+    Short prompts go many at once, so that every pass has work enough for all cores; long ones fit in memory. There are
+    `at_least` so many runs, of which there cannot be more than rows.
     """
     runs: list[list[Row]] = []
     for row in sorted(rows, key=lambda row: len(row["token_ids"])):
@@ -92,6 +93,10 @@ def micro_batches(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
             runs[-1].append(row)
         else:
             runs.append([row])
+    while len(runs) < min(at_least, len(rows)):
+        longest = max(runs, key=len)
+        at = runs.index(longest)
+        runs[at : at + 1] = [longest[: len(longest) // 2], longest[len(longest) // 2 :]]
     return runs
 
 
@@ -120,7 +125,7 @@ def label_weights(class_frequency: Tensor, config: TeacherConfig, device: torch.
 
 
 def train_step(
-    model: Any,
+    model: Teacher,
     rows: Sequence[Row],
     padding_id: int,
     optimizer: Optimizer,
@@ -129,34 +134,38 @@ def train_step(
 ) -> tuple[float, int]:
     """One optimiser step on `rows`, however they are cut; returns the mean loss and the number of real tokens.
 
-    `model` is a `Teacher`, maybe wrapped for several workers; `weights` are those of `label_weights`.
+    Several workers take it together, each on as many rows. `weights` are those of `label_weights`.
     """
-    wrapped = isinstance(model, DistributedDataParallel)
-    teacher: Teacher = model.module if wrapped else model
-    batches = micro_batches(rows, config.micro_batch_tokens)
     total, num_tokens = 0.0, 0
-    for number, batch in enumerate(batches, start=1):
-        labels = multi_hot([row["label_indices"] for row in batch], teacher.head.out_features)
-        # Workers exchange gradients once a step, with the last cut: each may have another number of them.
-        with model.no_sync() if wrapped and number < len(batches) else contextlib.nullcontext():
-            logits = _logits(model, batch, padding_id, teacher.head.out_features)
-            loss = F.binary_cross_entropy_with_logits(logits, labels.to(logits.device), pos_weight=weights)
-            (loss * len(batch) / len(rows)).backward()
+    for batch in _cut(model, rows, config):
+        labels = multi_hot([row["label_indices"] for row in batch], model.head.out_features)
+        logits = _logits(model, batch, padding_id)
+        loss = F.binary_cross_entropy_with_logits(logits, labels.to(logits.device), pos_weight=weights)
+        (loss * len(batch) / len(rows)).backward()
         total += loss.item() * len(batch) / len(rows)
         num_tokens += sum(len(row["token_ids"]) for row in batch)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    average_gradients(trained)
     if config.max_gradient_norm is not None:
-        trained = [weight for weight in teacher.parameters() if weight.requires_grad]
         torch.nn.utils.clip_grad_norm_(trained, config.max_gradient_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total, num_tokens
 
 
-def _logits(model: nn.Module, batch: Sequence[Row], padding_id: int, num_medications: int) -> Tensor:
+def _cut(model: Teacher, rows: Sequence[Row], config: TeacherConfig) -> list[list[Row]]:
+    """A step's rows as they pass the model; workers that share a backbone must all take the same number of passes."""
+    batches = micro_batches(rows, config.micro_batch_tokens)
+    if not config.shard_backbone:
+        return batches
+    return micro_batches(rows, config.micro_batch_tokens, at_least=most(len(batches), model.head.weight.device))
+
+
+def _logits(model: Teacher, batch: Sequence[Row], padding_id: int) -> Tensor:
     """Logits float32 [rows, medications]."""
-    device = next(model.parameters()).device
+    device = model.head.weight.device
     tokens, mask = pad_tokens([row["token_ids"] for row in batch], padding_id)
-    given = multi_hot([row["previous_indices"] for row in batch], num_medications) > 0
+    given = multi_hot([row["previous_indices"] for row in batch], model.head.out_features) > 0
     logits: Tensor = model(tokens.to(device), mask.to(device), given.to(device))[1]
     return logits.float()
 
@@ -167,7 +176,7 @@ def validation_prauc(model: Teacher, rows: Sequence[Row], padding_id: int, max_t
     model.eval()
     scores, labels = [], []
     for batch in micro_batches(rows, max_tokens):
-        scores.append(_logits(model, batch, padding_id, model.head.out_features).cpu())
+        scores.append(_logits(model, batch, padding_id).cpu())
         labels.append(multi_hot([row["label_indices"] for row in batch], model.head.out_features))
     model.train()
     each = average_precision(torch.cat(labels).numpy().astype(bool), probabilities(torch.cat(scores).numpy()))

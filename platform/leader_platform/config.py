@@ -136,7 +136,16 @@ class TeacherConfig(_Frozen):
         50, ge=1, description="Steps between checkpoints; a killed run goes on from the last."
     )
     num_workers: int = Field(1, ge=1, description="Ray Train workers (FIELD: 4 GPUs).")
+    shard_backbone: bool = Field(
+        False, description="Give each worker a share of the frozen weights (FSDP), for backbones that fill a GPU."
+    )
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _shares_with_somebody(self) -> TeacherConfig:
+        if self.shard_backbone and self.num_workers < 2:
+            raise ValueError("shard_backbone needs num_workers of 2 or more")
+        return self
 
     @property
     def head_rate(self) -> float:

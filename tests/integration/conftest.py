@@ -64,25 +64,14 @@ def ray_local(object_store: str) -> Iterator[None]:
 @pytest.fixture(scope="package")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LLaMA of two narrow layers with random weights and the embedded model's tokenizer, as a Hugging Face folder."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from support.small_llama import small_llama
+    from transformers import LlamaForCausalLM
 
     from leader_platform.models.backbone import load_tokenizer
 
     folder = tmp_path_factory.mktemp("backbone")
     tokenizer = load_tokenizer("smollm2")
-    torch.manual_seed(0)
-    shape = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    LlamaForCausalLM(shape).save_pretrained(folder)
+    LlamaForCausalLM(small_llama(len(tokenizer), pad_token_id=tokenizer.pad_token_id)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

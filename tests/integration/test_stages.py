@@ -181,8 +181,9 @@ def test_what_is_current_is_not_made_again(run: Run, data: PreparedData, config:
 
 @pytest.mark.parametrize("stage", ["teacher", "student"])
 def test_two_workers_train_one_model(data: PreparedData, config: LeaderConfig, tmp_path: Path, stage: str) -> None:
-    """Gradients are averaged over both, so every parameter must take part in every step of each."""
-    two = load_config(config, None, ["teacher.num_workers=2", "student.num_workers=2", "student.max_epochs=2"])
+    """Gradients are averaged over both; of the teacher's frozen weights each holds a half."""
+    shared = ["teacher.num_workers=2", "teacher.shard_backbone=true"]
+    two = load_config(config, None, [*shared, "student.num_workers=2", "student.max_epochs=2"])
     run = Run(str(tmp_path))
     pipeline.train(stage, data, run, two, do_nothing)
     product = "teacher" if stage == "teacher" else "student_alone"

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, TaskType, get_peft_model
 from peft.tuners import lora
+from support.small_llama import small_llama
 from torch import Tensor
-from transformers import LlamaConfig, LlamaModel
+from transformers import LlamaModel
 
 from leader_platform.config import TeacherConfig
 from leader_platform.errors import UserError
@@ -21,16 +22,7 @@ from leader_platform.models.teacher import pad_tokens, pooled_states, with_adapt
 
 
 def small_decoder() -> LlamaModel:
-    torch.manual_seed(0)
-    shape = LlamaConfig(
-        vocab_size=50,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    return LlamaModel(shape)
+    return LlamaModel(small_llama(vocab_size=50))
 
 
 def tuned(backbone: Any) -> Any:

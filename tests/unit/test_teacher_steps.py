@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from support.rows import row
 from torch import Tensor, nn
 
 from leader_jobs.teacher_checkpoint import Tuning
@@ -29,11 +30,6 @@ from leader_jobs.teacher_steps import (
 from leader_platform.config import TeacherConfig
 from leader_platform.errors import RunError, UserError
 from leader_platform.models.teacher import MedicationHead, Teacher
-
-
-def row(index: int, num_tokens: int, labels: tuple[int, ...] = ()) -> Row:
-    ids = [(index * 7 + position) % 20 for position in range(num_tokens)]
-    return {"sample_id": f"{index:03d}", "token_ids": ids, "label_indices": list(labels), "previous_indices": []}
 
 
 class Embedding(nn.Module):
