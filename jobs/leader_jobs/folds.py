@@ -48,7 +48,7 @@ def _subjects(data: PreparedData) -> list[int]:
 
 def _write(data: PreparedData, split: Split, config: LeaderConfig, staging: str, directory: str) -> Counted:
     """Vocabulary and samples of the fold into `staging`; what was counted on the way."""
-    values = count_split_values(data.visit_parts(), split, directory)
+    values = count_split_values(data.visit_parts(), split, config.data, directory)
     vocabulary = fit_vocabulary(values["train"], config.data.min_code_count)
     storage.write_json(storage.join(staging, "vocabulary.json"), vocabulary.model_dump())
     samples = storage.join(staging, "samples")

@@ -35,7 +35,6 @@ from leader_platform.data.drugs import (
 )
 from leader_platform.data.interactions import GAMENET_FILE, interactions, substance_names
 from leader_platform.data.manifest import Counted, fault_warnings, manifest
-from leader_platform.data.samples import SPLITS
 from leader_platform.data.sources import SOURCES
 from leader_platform.data.sources.events import PATIENT_TABLES, TITLE_TABLES
 from leader_platform.data.sources.raw import RawTable, sha256
@@ -123,7 +122,7 @@ def prepare(arguments: PrepareArguments, config: LeaderConfig, say: Callable[[st
         tally, last_years = _write_visits(events, work)
         split = _split(last_years, config)
         visits = [work.visits_part(shard) for shard in range(events.num_shards)]
-        values = count_split_values(visits, split, work.out)
+        values = count_split_values(visits, split, config.data, work.out)
         vocabulary = fit_vocabulary(values["train"], config.data.min_code_count)
         storage.write_json(work.path("vocabulary.json"), vocabulary.model_dump())
         titles, warnings = _write_titles(events, tables, sum(values.values(), Counter()), arguments, work)
@@ -137,7 +136,7 @@ def prepare(arguments: PrepareArguments, config: LeaderConfig, say: Callable[[st
         described["terminology"] = _terminology_checksums(arguments.terminology)
         described["warnings"] = [*warnings, *fault_warnings(tally)]
         # Of what went in and what came of it, but not of where it lay: moved tables make the same data set.
-        content = {name: sorted(plain(values[name])) for name in SPLITS}
+        content = {name: sorted(plain(counts)) for name, counts in values.items()}
         described["fingerprint"] = fingerprint(described, vocabulary, titles, content)
         described["drug_mapping_source"] = drugs.source
         storage.write_json(work.path("manifest.json"), described)

@@ -11,30 +11,32 @@ import pyarrow.compute as pc
 
 from leader_jobs.tasks import on_each
 from leader_platform import storage
-from leader_platform.config import LeaderConfig
+from leader_platform.config import DataConfig, LeaderConfig
 from leader_platform.data.records import KINDS, PROFILE_FIELDS
-from leader_platform.data.samples import SPLITS, samples
+from leader_platform.data.samples import SPLITS, samples, teaches
 from leader_platform.data.tallies import Tally, plain, tally_of
 from leader_platform.data.vocabulary import Vocabulary, count_values
 from leader_platform.errors import UserError
 
 Split = dict[int, str]  # subject -> "train", "validation" or "test"
+UNUSED = "unused"  # beside the splits: visits of training and validation patients that may not teach
 
 
-def count_split_values(parts: Sequence[str], split: Split, out: str) -> dict[str, Counter]:
-    """`count_values` of each split's visits, which lie in the files `parts`; for a data set that is to lie at `out`."""
+def count_split_values(parts: Sequence[str], split: Split, config: DataConfig, out: str) -> dict[str, Counter]:
+    """`count_values` of each split's visits and of `UNUSED` ones; they lie in the files `parts`, and the data set is to
+    lie at `out`."""
     import ray
 
     shared_split: Any = ray.put(split)
 
     def count(part: str) -> dict[str, Any]:
         visits = storage.read_parquet(part, columns=["subject_id", *KINDS, *PROFILE_FIELDS])
-        names = _names_of(ray.get(shared_split), visits["subject_id"])
-        return {name: plain(count_values(visits.filter(pc.equal(names, name)))) for name in SPLITS}
+        names = _names_of(ray.get(shared_split), visits, config)
+        return {name: plain(count_values(visits.filter(pc.equal(names, name)))) for name in (*SPLITS, UNUSED)}
 
-    values = {name: Counter[Any]() for name in SPLITS}
+    values = {name: Counter[Any]() for name in (*SPLITS, UNUSED)}
     for answer in on_each(count, parts, out):
-        for name in SPLITS:
+        for name in values:
             values[name].update(tally_of(answer[name]))
     return values
 
@@ -59,7 +61,8 @@ def write_samples(
     def ask(part: str) -> dict[str, Any]:
         split, vocabulary, titles = ray.get(shared)
         table, tally = samples(storage.read_parquet(part), vocabulary, titles, config.data, config.prompt)
-        names = _names_of(split, table["subject_id"])
+        names = _names_of(split, table, config.data)
+        tally[("removed", "data.train_icd_version")] += pc.sum(pc.equal(names, UNUSED)).as_py() or 0
         for name in SPLITS:
             chosen = table.filter(pc.equal(names, name))
             tally[("samples", name)] += len(chosen)
@@ -77,6 +80,8 @@ def write_samples(
     return total
 
 
-def _names_of(split: Split, subjects: pa.ChunkedArray) -> pa.Array:
-    """The split of each row's patient."""
-    return pa.array(map(split.__getitem__, subjects.to_pylist()), pa.string())
+def _names_of(split: Split, rows: pa.Table, config: DataConfig) -> pa.Array:
+    """The split of each row's patient, or `UNUSED`."""
+    names = pa.array(map(split.__getitem__, rows["subject_id"].to_pylist()), pa.string())
+    used = pc.or_(pa.array(teaches(rows, config)), pc.equal(names, "test"))
+    return pc.if_else(used, names, UNUSED)

@@ -46,6 +46,10 @@ class DataConfig(_Frozen):
         description="Which patients test: any, or those whose last visits are the latest (MIMIC-IV alone tells).",
     )
     split_seed: int = Field(0, description="Seed of the split by patient.")
+    train_icd_version: Literal[9, 10] | None = Field(
+        None,
+        description="Train and validate on visits coded in this version alone, to test on codes never seen; null: all.",
+    )
     shard_rows: int = Field(
         2_000_000, ge=1, description="Raw prescription and diagnosis rows a shard aims at; bounds a task's memory."
     )

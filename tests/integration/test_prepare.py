@@ -62,6 +62,22 @@ def test_the_vocabulary_holds_training_codes_and_no_others(data: PreparedData) -
     assert everyone - set(data.vocabulary.codes["diagnoses"]), "the test needs codes that training never saw"
 
 
+def test_training_on_one_icd_version_tests_on_both(
+    data: PreparedData, raw: Path, config: LeaderConfig, tmp_path: Path
+) -> None:
+    of_nine = load_config(config, None, ["data.train_icd_version=9"])
+    out = str(tmp_path / "data")
+    prepare(PrepareArguments("mimic4", str(raw), out), of_nine, print)
+    prepared = PreparedData(out)
+    assert {code.split(":")[0] for code in list(prepared.vocabulary.codes["diagnoses"])[2:]} == {"ICD9CM"}
+    assert prepared.samples("test", ["sample_id"]).equals(data.samples("test", ["sample_id"]))
+    removed = {option["option"]: option["count"] for option in prepared.manifest["options"]}
+    kept = sum(prepared.manifest["splits"][split]["samples"] for split in ("train", "validation"))
+    every = sum(data.manifest["splits"][split]["samples"] for split in ("train", "validation"))
+    assert removed["data.train_icd_version"] == every - kept > 0
+    assert prepared.manifest["mean_codes_per_visit"] == data.manifest["mean_codes_per_visit"]
+
+
 def test_more_shards_and_a_second_run_give_the_same_data(
     ray_local: None, raw: Path, data: PreparedData, config: LeaderConfig, tmp_path: Path
 ) -> None:

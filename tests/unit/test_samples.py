@@ -12,7 +12,7 @@ from leader_platform.config import DataConfig, PromptConfig
 from leader_platform.data import cohort
 from leader_platform.data.drugs import atc_class_names
 from leader_platform.data.records import PatientRecord, Visit
-from leader_platform.data.samples import SAMPLE_SCHEMA, samples
+from leader_platform.data.samples import SAMPLE_SCHEMA, samples, teaches
 from leader_platform.data.vocabulary import Vocabulary, count_values, fit_vocabulary
 
 
@@ -120,6 +120,20 @@ def test_a_record_leaves_out_what_the_profile_lacks(visits: pa.Table, vocabulary
     record = PatientRecord.from_sample(row)
     assert record.is_first_visit
     assert "insurance" not in record.profile
+
+
+def test_visits_of_one_icd_version_teach(visits: pa.Table) -> None:
+    """10's first visit has both versions, 20's first has 9 alone."""
+
+    def taught(version: int | None) -> set[int]:
+        return set(
+            visits.filter(pa.array(teaches(visits, DataConfig(train_icd_version=version))))["hadm_id"].to_pylist()
+        )
+
+    everything = set(visits["hadm_id"].to_pylist())
+    assert taught(None) == everything
+    assert taught(9) == {3001}
+    assert taught(10) == everything - {2000, 3001}
 
 
 def test_no_visits_give_an_empty_table_of_samples(visits: pa.Table, vocabulary: Vocabulary) -> None:

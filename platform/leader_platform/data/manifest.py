@@ -22,6 +22,7 @@ _REMOVES = {
     "min_code_count": "distinct codes from the vocabulary",
     "sample_visits": "visits from the samples, which stay as history",
     "max_history_visits": "visits from the histories of samples",
+    "train_icd_version": "visits from the samples of training and validation",
 }
 _MOST_FREQUENT = 20
 

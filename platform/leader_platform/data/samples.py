@@ -71,6 +71,15 @@ def samples(
     return pa.concat_tables([SAMPLE_SCHEMA.empty_table(), *parts]), tally
 
 
+def teaches(rows: pa.Table, data: DataConfig) -> Booleans:
+    """Which visits or samples may train and validate: all, or those coded in `data.train_icd_version` alone."""
+    if data.train_icd_version is None:
+        return np.ones(len(rows), bool)
+    diagnoses = whole(rows["diagnoses"])
+    same = pc.starts_with(pc.list_flatten(diagnoses), f"ICD{data.train_icd_version}CM:")
+    return lengths(keep_values(diagnoses, same.to_numpy(zero_copy_only=False))) == lengths(diagnoses)
+
+
 def _known_labels(labels: pa.ListArray, vocabulary: Vocabulary) -> pa.ListArray:
     medications = pa.array(vocabulary.medications, pa.string())
     is_known = pc.is_in(pc.list_flatten(labels), value_set=medications)
