@@ -16,8 +16,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from leader_jobs.training import require_finite, seed_everything
-from leader_platform.baselines.previous_visit import renewal_shares
+from leader_jobs.training import begin_renewal, require_finite, seed_everything
 from leader_platform.config import EvaluateConfig, StudentConfig
 from leader_platform.data.records import PatientRecord
 from leader_platform.data.vocabulary import Vocabulary
@@ -121,7 +120,9 @@ class StudentTraining:
         if config.output_prior_bias:
             self.model.begin_with(class_frequency)
         if self.model.wide is not None:
-            self.model.wide.renewal.begin_with(*renewals(train, class_frequency))
+            assert train.records.wide is not None
+            given, labels = train.records.wide.given(), train.targets(np.arange(len(train)), len(class_frequency)) > 0
+            begin_renewal(self.model.wide.renewal, given, labels, class_frequency)
         self._loss = wrap(StudentLoss(self.model, config))
         # Fused: one pass over all weights, where the default takes a dozen a tensor.
         self._optimizer = torch.optim.Adam(self._groups(), lr=config.learning_rate, fused=True)
@@ -245,18 +246,6 @@ class StudentTraining:
 
 def _is_not_in(weight: Tensor, others: Iterable[Tensor]) -> bool:
     return all(weight is not other for other in others)
-
-
-def renewals(train: Examples, class_frequency: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The shares of each medication that are given again and anew after a visit, and its popularity: [medications]."""
-    assert train.records.wide is not None
-    popularity = class_frequency.clamp(1e-4, 1 - 1e-4)
-    given = train.records.wide.given()
-    followed = np.flatnonzero(given.any(axis=1))
-    labels = train.targets(followed, given.shape[1]) > 0
-    shares = renewal_shares(given[followed], labels, popularity.numpy())
-    again, anew = (torch.from_numpy(share.astype(np.float32)) for share in shares)
-    return again, anew, popularity
 
 
 def require_usable(train: Examples, validation: Examples) -> None:

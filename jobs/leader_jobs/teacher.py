@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from leader_jobs.tokens import SAMPLE_COLUMNS, Tokenise
 from leader_jobs.training import (
     DATASET_FILES,
+    begin_renewal,
     class_frequency,
     copy_dataset_files,
     data_facts,
@@ -157,14 +158,17 @@ def _fit_head(states: Sequence[Dataset], uri: str, config: TeacherConfig, direct
     """Fit on the first of `states`, judge on the second."""
     from safetensors.torch import save
 
-    from leader_jobs.teacher_head import Read, fit_head, fit_renewal
+    from leader_jobs.teacher_head import Read, fit_head
     from leader_jobs.teacher_steps import label_weights
+    from leader_platform.models.renewal import Renewal
     from leader_platform.models.teacher import HEAD_FILE
 
     frequency = class_frequency(PreparedData(uri))
     train, validation = (Read.of(rows, len(frequency)) for rows in states)
     weights = label_weights(frequency, config, "cpu")
-    renewal = fit_renewal(train, frequency) if config.renewal else None
+    renewal = Renewal(len(frequency)) if config.renewal else None
+    if renewal is not None:
+        begin_renewal(renewal, train.given.numpy(), train.labels.numpy() > 0, frequency)
     head, told = fit_head(train, validation, frequency, weights, config.head_prior_bias, renewal)
     storage.write_bytes(storage.join(directory, HEAD_FILE), save(dict(head.state_dict())))
     return told

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from leader_platform.baselines.previous_visit import renewal_shares
 from leader_platform.config import TeacherConfig
 from leader_platform.errors import UserError
 from leader_platform.evaluation.metrics import average_precision
@@ -65,17 +64,6 @@ class Read(NamedTuple):
         table = pa.concat_tables(list(rows.iter_batches(batch_size=None, batch_format="pyarrow")))
         labels, given = (multi_hot(table[f"{name}_indices"].to_pylist(), num_classes) for name in ("label", "previous"))
         return cls(torch.from_numpy(matrix(table["hidden_state"])), labels, given > 0)
-
-
-def fit_renewal(train: Read, class_frequency: Tensor) -> Renewal:
-    """The shares of medications that are given again and anew, as log-odds."""
-    popularity = class_frequency.clamp(1e-4, 1 - 1e-4)
-    followed = train.given.any(dim=1)
-    given, labels = train.given[followed].numpy(), train.labels[followed].numpy() > 0
-    again, anew = (torch.from_numpy(share) for share in renewal_shares(given, labels, popularity.numpy()))
-    renewal = Renewal(len(popularity))
-    renewal.begin_with(again, anew, popularity)
-    return renewal
 
 
 def fit_head(

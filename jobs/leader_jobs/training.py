@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import torch
     from ray.train import Checkpoint
 
+    from leader_platform.evaluation.metrics import Bools
+    from leader_platform.models.renewal import Renewal
+
 DATASET_FILES = ("vocabulary.json", "titles.parquet", "interactions.parquet")
 
 
@@ -44,6 +47,20 @@ def class_frequency(data: PreparedData) -> torch.Tensor:
     for codes in labels:
         counts[data.vocabulary.labels(codes)] += 1
     return counts / max(1, len(labels))
+
+
+def begin_renewal(renewal: Renewal, given: Bools, labels: Bools, class_frequency: torch.Tensor) -> None:
+    """Let `renewal` begin as the previous visit's baseline of training samples: what the visit before each had and what
+    it has itself, both [samples, medications]; and how frequent medications are [medications]."""
+    import torch
+
+    from leader_platform.baselines.previous_visit import renewal_shares
+
+    popularity = class_frequency.clamp(1e-4, 1 - 1e-4)
+    followed = given.any(axis=1)
+    shares = renewal_shares(given[followed], labels[followed], popularity.numpy())
+    again, anew = (torch.from_numpy(share.astype("float32")) for share in shares)
+    renewal.begin_with(again, anew, popularity)
 
 
 def seed_everything(*seeds: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import combinations
 
 import numpy as np
@@ -143,30 +142,3 @@ def test_no_threshold_beats_the_best(case: Judged) -> None:
     reached = metrics.jaccard(case.labels, case.scores >= best).mean()
     for threshold in metrics.THRESHOLDS.tolist():
         assert metrics.jaccard(case.labels, case.scores >= threshold).mean() <= reached
-
-
-def test_a_report_holds_the_means() -> None:
-    labels = np.array([[True, False, False], [True, True, False]])
-    scores = np.array([[0.9, 0.8, 0.1], [0.9, 0.2, 0.1]])
-    interacting = np.array([[False, True, False], [True, False, False], [False, False, False]])
-    assert metrics.report(labels, scores, 0.5, interacting) == {
-        "samples": 2,
-        "prauc": 1.0,
-        "jaccard": 0.5,
-        "f1": pytest.approx(2 / 3),
-        "interaction_rate": 1.0,
-        "medications_per_visit": 1.5,
-    }
-
-
-def test_a_group_without_samples_says_so() -> None:
-    nothing = np.zeros((0, 3), dtype=bool)
-    assert metrics.report(nothing, nothing.astype(float), 0.5, np.zeros((3, 3), dtype=bool)) == {"samples": 0}
-
-
-@pytest.mark.filterwarnings("error")
-def test_a_metric_without_meaning_is_null_in_json() -> None:
-    nothing = np.zeros((2, 3), dtype=bool)
-    report = metrics.report(nothing, nothing.astype(float), 0.5, np.zeros((3, 3), dtype=bool))
-    assert report["prauc"] is None
-    json.dumps(report, allow_nan=False)

@@ -15,7 +15,7 @@ from support.rows import row
 from torch import Tensor, nn
 
 from leader_jobs.teacher_checkpoint import Tuning
-from leader_jobs.teacher_head import Read, fit_head, fit_renewal
+from leader_jobs.teacher_head import Read, fit_head
 from leader_jobs.teacher_steps import (
     Place,
     Row,
@@ -27,8 +27,10 @@ from leader_jobs.teacher_steps import (
     train_step,
     validation_prauc,
 )
+from leader_jobs.training import begin_renewal
 from leader_platform.config import TeacherConfig
 from leader_platform.errors import RunError, UserError
+from leader_platform.models.renewal import Renewal
 from leader_platform.models.teacher import MedicationHead, Teacher
 
 
@@ -259,7 +261,8 @@ def test_the_head_begins_with_what_the_visit_before_tells_and_learns_the_rest() 
 
     train, validation = renewed(300, 0), renewed(200, 1)
     frequency = train.labels.mean(dim=0)
-    renewal = fit_renewal(train, frequency)
+    renewal = Renewal(2)
+    begin_renewal(renewal, train.given.numpy(), train.given.numpy(), frequency)
     head, told = fit_head(train, validation, frequency, None, bias=True, renewal=renewal)
     assert head.renewal is not None
     torch.testing.assert_close(head.renewal.again, renewal.again)

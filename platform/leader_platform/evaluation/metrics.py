@@ -142,21 +142,6 @@ def class_results(labels: Bools, scores: Floats, chosen: Bools) -> dict[str, Flo
     }
 
 
-def report(labels: Bools, scores: Floats, threshold: float, interacting: Bools) -> dict[str, float | int | None]:
-    """All metrics of one group of samples, JSON-able; None where a metric has no meaning."""
-    if not len(labels):
-        return {"samples": 0}
-    chosen, labelled = scores >= threshold, labels.any(axis=1)
-    return {
-        "samples": len(labels),
-        "prauc": float(average_precision(labels[labelled], scores[labelled]).mean()) if labelled.any() else None,
-        "jaccard": float(jaccard(labels, chosen).mean()),
-        "f1": float(f1(labels, chosen).mean()),
-        "interaction_rate": interaction_rate(chosen, interacting),
-        "medications_per_visit": float(chosen.sum(axis=1).mean()),
-    }
-
-
 def _divide(above: Any, below: Any) -> Floats:
     """Above / below; NaN where both are 0."""
     with np.errstate(invalid="ignore"):

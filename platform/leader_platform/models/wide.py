@@ -1,7 +1,8 @@
 """The student's wide layer: from codes, their categories and their titles to logits, with nothing between.
 
 What the deep part must learn from many patients, a linear layer takes from few ("wide and deep", Cheng et al. 2016). It
-begins at zero and is held there by its penalty, so with few patients the student falls back on popularity.
+begins as the previous visit's shares and is held there by its penalty, so with few patients the student falls back on
+these, and on popularity at a first visit.
 """
 
 from __future__ import annotations
