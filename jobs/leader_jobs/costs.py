@@ -11,12 +11,13 @@ from leader_jobs.answers import TRAINED, Answer
 from leader_jobs.protocol import Part
 from leader_platform.artifacts import TEACHER
 
+RATES = ("tokens_per_second", "samples_per_second")  # what training tells of its speed on the way
 _TRAINED_BY = {"teacher": TEACHER}  # where a model's training is told, if not in the product that it is read from
 
 
 def costs(done: Sequence[tuple[Part, Mapping[str, Answer]]]) -> dict[str, dict[str, float]]:
-    """Each model's means over parts: `seconds_per_sample`, and of trained ones `seconds`, `parameters` and
-    `peak_memory_gb` of training, as far as they are known."""
+    """Each model's means over parts: `seconds_per_sample`, and of trained ones what training took (`seconds`,
+    `peak_memory_gb`), how fast it was (`RATES`) and the `parameters`, as far as they are known."""
     found: dict[str, dict[str, float]] = {}
     for name in done[0][1]:
         of_parts = [
@@ -32,7 +33,11 @@ def _training(part: Part, model: str) -> dict[str, float | None]:
     if model not in TRAINED:
         return {}
     manifest = part.run.manifest(_product(model))
-    return {name: manifest.get(name) for name in ("seconds", "parameters", "peak_memory_gb")}
+    told = manifest.get("training", [])
+    rates = {name: [line[name] for line in told if name in line] for name in RATES}
+    return {name: manifest.get(name) for name in ("seconds", "parameters", "peak_memory_gb")} | {
+        name: float(np.mean(values)) for name, values in rates.items() if values
+    }
 
 
 def _known(values: Mapping[str, float | None]) -> dict[str, float]:

@@ -9,6 +9,7 @@ Data pass costs about a second. `student/` holds weights, configuration, vocabul
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,9 @@ def _worker(arguments: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             training.restore(Path(folder))
     while not training.ended:
+        began = time.monotonic()
         told = training.run_epoch()
-        tell(arguments, told)
+        tell(arguments, {**told, "samples_per_second": len(training.train) / (time.monotonic() - began)})
         if training.epoch % config.student.checkpoint_epochs == 0 or training.ended:
             with tempfile.TemporaryDirectory() as folder:
                 training.save(Path(folder))

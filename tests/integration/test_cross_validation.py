@@ -80,6 +80,7 @@ def test_an_interrupted_cross_validation_goes_on_and_judges_every_sample_once(
     assert result["protocol"]["num_samples"] == len(everything)
     assert len(result["thresholds"]["popularity"]) == 2
     assert result["costs"]["student_without_teacher"]["parameters"] > 1000
+    assert result["costs"]["student_without_teacher"]["samples_per_second"] > 1
     assert set(result["models"]["popularity"]) >= {"all", "first_visit", "multi_visit", "gender=F"}
 
 

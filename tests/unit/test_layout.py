@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "leader_cli": {"leader_platform", "leader_jobs", "leader_serve"},
 }
 # What runs in workers is torch code, as the modules of `models` are: imported when a stage begins.
-WORKERS = {"student_fit", "teacher_steps", "teacher_head", "teacher_checkpoint", "trials"}
+WORKERS = {"student_fit", "teacher_steps", "teacher_head", "teacher_checkpoint", "teacher_workers", "trials"}
 HEAVY = {"ray", "torch", "vllm", "transformers", "peft", "safetensors", "sklearn"}
 
 
