@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,14 @@ def mimic4_demo() -> Path:
 @pytest.fixture(scope="session")
 def terminology() -> Path:
     return _folder("LEADER_TERMINOLOGY", ROOT.parent / "shared/terminology", "the terminology")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For models so small that several threads are slower, many times so when the machine is shared."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

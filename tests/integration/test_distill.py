@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.kills import kill_at
 
 from leader_jobs import pipeline
 from leader_platform.artifacts import Run
@@ -24,15 +24,7 @@ def test_a_killed_worker_changes_nothing(data: PreparedData, config: LeaderConfi
     long = load_config(config, None, settings)
     undisturbed, disturbed = Run(str(tmp_path / "a")), Run(str(tmp_path / "b"))
     pipeline.train("student", data, undisturbed, long, lambda _: None)
-    kills: list[int] = []
-
-    def kill_once(line: str) -> None:
-        if "epoch 10 " in f"{line} " and not kills:
-            for process in psutil.Process().children(recursive=True):
-                if "RayTrainWorker" in " ".join(process.cmdline()):
-                    kills.append(process.pid)
-                    process.kill()
-
+    kill_once, kills = kill_at("epoch 10")
     pipeline.train("student", data, disturbed, long, kill_once)
     assert len(kills) == 1
     epochs = [line["epoch"] for line in disturbed.manifest("student_alone")["training"]]

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from support.kills import kill_at
 
 from leader_jobs import pipeline
 from leader_jobs.evaluate import evaluate
@@ -118,15 +119,7 @@ def test_a_killed_worker_changes_nothing(data: PreparedData, config: LeaderConfi
     long = load_config(config, None, ["teacher.max_steps=60", "teacher.max_epochs=9", "teacher.checkpoint_steps=10"])
     undisturbed, disturbed = Run(str(tmp_path / "a")), Run(str(tmp_path / "b"))
     pipeline.train("teacher", data, undisturbed, long, do_nothing)
-    kills: list[int] = []
-
-    def kill_once(line: str) -> None:
-        if "step 25 " in f"{line} " and not kills:
-            for process in psutil.Process().children(recursive=True):
-                if "RayTrainWorker" in " ".join(process.cmdline()):
-                    kills.append(process.pid)
-                    process.kill()
-
+    kill_once, kills = kill_at("step 25")
     pipeline.train("teacher", data, disturbed, long, kill_once)
     assert len(kills) == 1
     steps = [line["step"] for line in disturbed.manifest("teacher")["training"] if "loss" in line]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from leader_platform.data.records import PROFILE_FIELDS
 from leader_platform.data.vocabulary import SPECIAL, Vocabulary
 from leader_platform.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def table(*names: str) -> dict[str, int]:
     return {name: index for index, name in enumerate((*SPECIAL, *names))}
@@ -31,15 +32,6 @@ VOCABULARY = Vocabulary(
     },
     profile={name: table("A") for name in PROFILE_FIELDS},
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Models this small are slower on several threads, many times so when the machine is shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def samples(numbers: list[int], labels: list[list[str]] | None = None, width: int = 0) -> Examples:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from leader_platform.models.encoding import Ragged, encode_records, medication_s
 from leader_platform.models.losses import alignment_loss, distillation_loss, recommendation_loss
 from leader_platform.models.student import Packed, Student, StudentBatch, StudentLoss, StudentOutput, collate
 from leader_platform.models.teacher import multi_hot
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def table(*names: str) -> dict[str, int]:
@@ -51,15 +53,6 @@ RECORDS = [
     PatientRecord(),
 ]
 WIDTH = 8
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Models this small are slower on several threads, many times so when the machine is shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def build(teacher_width: int | None = None, **changes: Any) -> Student:
