@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,7 +80,7 @@ def _generate(
     sample takes once the engine is warm."""
     import ray
 
-    started = time.monotonic()
+    started = time.time()
     with storage.local_copy(run.path(TEACHER, MERGED)) as merged:
         tokens = _tokens(data, config, parts, done, str(merged))
         engine = _vllm if config.features.engine == "vllm" else _transformers
@@ -95,12 +95,18 @@ def _generate(
         num_done, times = len(done), []
         for row in written.iter_rows():
             told, num_done = num_done, num_done + row["written"]
-            times.append((num_done, time.monotonic()))
+            times.append((row["at"], row["written"]))
             if 10 * num_done // total > 10 * told // total:
                 say(f"  {num_done} of {total} samples")
-    (first, began), (last, ended) = times[0], times[-1]
-    # From the first batch on, which waits for the engine to start; of a single batch that is all that is known.
-    return (ended - began) / (last - first) if last > first else (ended - started) / (last - len(done))
+    return seconds_per_sample(started, times)
+
+
+def seconds_per_sample(started: float, written: Sequence[tuple[float, int]]) -> float:
+    """From the times at which batches were written, and their sizes: from the first one on, which waited for the engine
+    to start; of a single batch that is all that is known."""
+    (began, first), (ended, _) = min(written), max(written)
+    after_first = sum(size for _, size in written) - first
+    return (ended - began) / after_first if after_first else (ended - started) / first
 
 
 def _tokens(data: PreparedData, config: LeaderConfig, parts: dict[str, str], done: set[str], merged: str) -> Dataset:
@@ -215,7 +221,8 @@ class _WriteChunks:
             rows = [index for index, other in enumerate(names) if other == name]
             table = feature_table([sample_ids[row] for row in rows], states[rows], logits[rows])
             storage.write_parquet(storage.join(self.chunks, name, f"{uuid.uuid4().hex}.parquet"), table)
-        return pa.table({"written": [len(names)]})
+        # When it was written: rows reach the driver in bursts, a block at a time.
+        return pa.table({"written": [len(names)], "at": [time.time()]})
 
 
 def _align(samples: str, chunks: str, target: str) -> None:

@@ -8,12 +8,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from leader_jobs.features import seconds_per_sample
 from leader_platform import storage
 from leader_platform.artifacts import FEATURES, Run
 from leader_platform.data.dataset import FORMAT_VERSION, PreparedData
 from leader_platform.data.vocabulary import SPECIAL, Vocabulary
 from leader_platform.errors import UserError
 from leader_platform.features import feature_table, label_matrix, matrix, probabilities, read_features
+
+
+def test_a_sample_takes_what_follows_the_first_batch() -> None:
+    """The first waits for the engine, and batches are told in the order of blocks, not of time."""
+    assert seconds_per_sample(3.0, [(10.0, 4), (12.0, 4), (11.0, 2)]) == pytest.approx(2 / 6)
+    assert seconds_per_sample(3.0, [(10.0, 4)]) == pytest.approx(7 / 4)
+
 
 PARTS = {"part-00000.parquet": [["ATC:B"], ["ATC:A", "ATC:C"]], "part-00003.parquet": [["ATC:C"]]}
 
