@@ -56,6 +56,10 @@ class Settings:
         """The run directory: what the option says, else `runs/default` under the workspace."""
         return option or str(self.home / "runs" / "default")
 
+    def keys_file(self) -> str:
+        """Where the keys of the application's callers are kept: what the settings say, else the workspace's file."""
+        return self.config().serve.keys_file or str(self.home / "serve_keys.json")
+
 
 def settings_of(context: typer.Context) -> Settings:
     assert isinstance(context.obj, Settings)

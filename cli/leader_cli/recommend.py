@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,7 @@ class Model(StrEnum):
     AUTO = "auto"
     STUDENT = "student"
     TEACHER = "teacher"
+    SHADOW = "shadow"
 
 
 def recommend(
@@ -32,7 +34,7 @@ def recommend(
     url: Annotated[str | None, typer.Option(help="The application [http://HOST:PORT of the settings].")] = None,
     model: Annotated[Model | None, typer.Option(help="Who should answer [the file's, else auto].")] = None,
 ) -> None:
-    """Recommend medications for the patient of a JSON file."""
+    """Recommend medications for the patient of a JSON file. Where keys are asked for, LEADER_API_KEY holds one."""
     from leader_serve.client import LeaderClient
 
     request = _read(patient)
@@ -40,7 +42,8 @@ def recommend(
         request["model"] = model.value
     config = settings_of(context).config().serve
     # Longer than the server's own patience with the teacher, which ends in the student's answer.
-    with LeaderClient(url or service_url(config), timeout=config.teacher_timeout_s + 30) as client:
+    key = os.environ.get("LEADER_API_KEY")
+    with LeaderClient(url or service_url(config), timeout=config.teacher_timeout_s + 30, key=key) as client:
         answer = client.recommend(request)
     show(context, answer.model_dump(mode="json"), *answer_tables(answer))
     remark(answer)

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from leader_cli.console import say, settings_of, show
+from leader_cli.console import Settings, say, settings_of, show
 from leader_platform.errors import UserError
 
 if TYPE_CHECKING:
     from leader_platform.cluster import ClusterState
+    from leader_platform.config import LeaderConfig
 
 app = typer.Typer(name="serve", help="Deploy the HTTP application on the running cluster.", no_args_is_help=True)
+keys = typer.Typer(name="keys", help="Who may call the application.", no_args_is_help=True)
+app.add_typer(keys)
 
 
 @app.command()
@@ -27,7 +30,7 @@ def deploy(
     from leader_serve import deploy as deployment
 
     settings = settings_of(context)
-    config = settings.config()
+    config = _with_keys_file(settings)
     plan = deployment.prepare(settings.run(run), config, with_teacher=not no_teacher, say=say)
     if dry_run:
         _print_config(settings.as_json, plan)
@@ -59,6 +62,52 @@ def shutdown(context: typer.Context) -> None:
     removed = deployment.shutdown(cluster.dashboard_url, cluster.token())
     show(context, {"removed": removed})
     say("The application is gone." if removed else "No application was deployed.")
+
+
+@keys.command("add")
+def add_key(context: typer.Context, name: Annotated[str, typer.Argument(help="Whose key it is.")]) -> None:
+    """Make a key and print it: the only time that it is told. Running replicas take it within seconds."""
+    from leader_serve.keys import add_key
+
+    path = settings_of(context).keys_file()
+    key = add_key(path, name)
+    show(context, {"name": name, "key": key, "keys_file": path})
+    say(f"Its digest is in {path}. A caller presents the key as `Authorization: Bearer KEY`.")
+    if not settings_of(context).as_json:
+        typer.echo(key)
+
+
+@keys.command("list")
+def list_keys(context: typer.Context) -> None:
+    """The names of the keys."""
+    from leader_serve.keys import read_keys
+
+    names = sorted(read_keys(settings_of(context).keys_file()))
+    table = Table("key")
+    for name in names:
+        table.add_row(name)
+    show(context, {"keys": names}, table)
+
+
+@keys.command("remove")
+def remove_key(context: typer.Context, name: Annotated[str, typer.Argument(help="Whose key it is.")]) -> None:
+    """Take a key back. Running replicas refuse it within seconds."""
+    from leader_serve.keys import remove_key
+
+    path = settings_of(context).keys_file()
+    remove_key(path, name)
+    show(context, {"removed": name, "keys_file": path})
+    say(f"The key {name} is no longer in {path}.")
+
+
+def _with_keys_file(settings: Settings) -> LeaderConfig:
+    """The configuration, with the workspace's key file where it has one and names no other."""
+    from leader_platform import storage
+
+    config, path = settings.config(), settings.keys_file()
+    if not storage.exists(path):
+        return config
+    return config.model_copy(update={"serve": config.serve.model_copy(update={"keys_file": path})})
 
 
 def _cluster(context: typer.Context) -> ClusterState:

@@ -344,12 +344,32 @@ class ServeConfig(_Frozen):
 
     host: str = Field("127.0.0.1", description="Address that the HTTP proxy binds to.")
     port: int = Field(8000, ge=1, le=65535)
+    keys_file: str | None = Field(
+        None, description="Where the digests of callers' keys lie; null: no key is asked, which loopback alone may do."
+    )
+    policy: Literal["auto", "student", "teacher", "shadow"] = Field(
+        "auto", description="Who answers a request that names no model; see docs/SERVING.md."
+    )
+    min_confidence: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="`auto` asks the teacher where the student expects a smaller Jaccard index of its own answer; 0.4 "
+        "is a fifth of the MIMIC-IV demo's visits.",
+    )
+    shadow_share: float = Field(
+        0.1, ge=0, le=1, description="Share of the requests in `shadow` on which the teacher is asked, too."
+    )
+    student: Literal["ingress", "deployment"] = Field(
+        "ingress",
+        description="Where the student computes: in the replicas that answer HTTP, or behind a hop of its own.",
+    )
     teacher: bool = Field(True, description="Deploy the teacher too; without it every request goes to the student.")
     teacher_engine: Literal["vllm", "transformers"] = Field(
         "vllm", description="What runs the teacher's language model."
     )
     teacher_timeout_s: float = Field(30.0, gt=0, description="Seconds after which `auto` falls back to the student.")
-    student_replicas: int = Field(1, ge=1)
+    student_replicas: int = Field(1, ge=1, description="Replicas that hold the student, wherever it computes.")
     teacher_replicas: int = Field(1, ge=1)
     max_ongoing_requests: int = Field(64, ge=1, description="Requests that one replica works on at a time.")
     max_queued_requests: int = Field(256, ge=1, description="Requests that wait before a caller is told to come again.")

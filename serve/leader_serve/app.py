@@ -1,4 +1,4 @@
-"""The application graph: ingress -> student, teacher. `leader_serve.app:build` is the import path of Serve's config."""
+"""The application graph: ingress, student, teacher. `leader_serve.app:build` is the import path of Serve's config."""
 
 # No `from __future__ import annotations` here: Serve reads the annotation of `build`'s argument as a class.
 
@@ -35,7 +35,9 @@ class AppArguments(BaseModel):
 
 def build(arguments: AppArguments) -> serve.Application:
     config = arguments.serve
-    student = _options(StudentDeployment, config, config.student_replicas).bind(arguments.run)
+    student, ingress_replicas = None, config.student_replicas
+    if config.student == "deployment":
+        student, ingress_replicas = _options(StudentDeployment, config, config.student_replicas).bind(arguments.run), 1
     teacher = None
     if arguments.teacher:
         teacher = (
@@ -49,7 +51,7 @@ def build(arguments: AppArguments) -> serve.Application:
             )
             .bind(arguments.run, config.teacher_engine)
         )
-    return _options(IngressDeployment, config, 1).bind(arguments.run, config, student, teacher)
+    return _options(IngressDeployment, config, ingress_replicas).bind(arguments.run, config, student, teacher)
 
 
 def _options(deployment: serve.Deployment, config: ServeConfig, num_replicas: int) -> serve.Deployment:

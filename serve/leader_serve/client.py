@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -10,26 +11,42 @@ from pydantic import ValidationError
 
 from leader_platform.errors import RunError, UserError
 from leader_serve.dashboard import is_local
-from leader_serve.schemas import ErrorAnswer, ModelsAnswer, RecommendationAnswer, RecommendationRequest
+from leader_serve.schemas import (
+    BatchAnswer,
+    BatchItem,
+    ErrorAnswer,
+    ModelsAnswer,
+    RecommendationAnswer,
+    RecommendationRequest,
+)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
-_Answer = TypeVar("_Answer", RecommendationAnswer, ModelsAnswer)
+_Answer = TypeVar("_Answer", RecommendationAnswer, BatchAnswer, ModelsAnswer)
 
 
 class LeaderClient:
     """Calls a deployed application. Raises `UserError` for a request that it refuses and `RunError` where it fails."""
 
     def __init__(
-        self, url: str = DEFAULT_URL, timeout: float = 60.0, transport: httpx.BaseTransport | None = None
+        self,
+        url: str = DEFAULT_URL,
+        timeout: float = 60.0,
+        key: str | None = None,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise UserError(f"The URL {url!r} must begin with http:// or https://, such as {DEFAULT_URL}.")
         self.url = url.rstrip("/")
         self._timeout = timeout
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         # A web proxy set for downloads must not be asked for this machine's own ports.
         self._client = httpx.Client(
-            base_url=self.url, timeout=timeout, trust_env=not is_local(self.url), transport=transport
+            base_url=self.url,
+            timeout=timeout,
+            headers=headers,
+            trust_env=not is_local(self.url),
+            transport=transport,
         )
 
     def __enter__(self) -> Self:
@@ -44,8 +61,13 @@ class LeaderClient:
         self._client.close()
 
     def recommend(self, request: dict[str, Any] | RecommendationRequest) -> RecommendationAnswer:
-        body = request.model_dump(mode="json") if isinstance(request, RecommendationRequest) else request
-        return self._parse(RecommendationAnswer, self._request("POST", "/v1/recommendations", body))
+        return self._parse(RecommendationAnswer, self._request("POST", "/v1/recommendations", _body(request)))
+
+    def recommend_all(self, requests: Sequence[dict[str, Any] | RecommendationRequest]) -> list[BatchItem]:
+        """An answer or an error for each request, in order."""
+        bodies = [_body(request) for request in requests]
+        response = self._request("POST", "/v1/recommendations:batch", {"requests": bodies})
+        return self._parse(BatchAnswer, response).items
 
     def models(self) -> ModelsAnswer:
         return self._parse(ModelsAnswer, self._request("GET", "/v1/models"))
@@ -77,6 +99,10 @@ class LeaderClient:
             return kind.model_validate_json(response.content)
         except ValidationError:
             raise RunError(f"What answers at {self.url} is not LEADER; name its URL with --url.") from None
+
+
+def _body(request: dict[str, Any] | RecommendationRequest) -> dict[str, Any]:
+    return request.model_dump(mode="json") if isinstance(request, RecommendationRequest) else request
 
 
 def _error_of(response: httpx.Response, url: str) -> UserError | RunError:

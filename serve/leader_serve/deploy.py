@@ -14,6 +14,7 @@ from leader_platform.config import LeaderConfig, fingerprint
 from leader_platform.errors import RunError, UserError
 from leader_platform.models.vllm_engine import engine_environment
 from leader_serve.dashboard import Dashboard, is_local, last_line
+from leader_serve.keys import read_keys
 
 APPLICATION = "leader"
 _SHUTDOWN_TIMEOUT_S = 90.0
@@ -25,7 +26,8 @@ Say = Callable[[str], None]
 def prepare(run: str, config: LeaderConfig, with_teacher: bool = True, say: Say = lambda _: None) -> dict[str, Any]:
     """The Serve config of a run, after checking that the run can be served.
 
-    Raises `UserError` without a trained student. A missing teacher is told to `say` and left out.
+    Raises `UserError` without a trained student or, where others reach the port, without keys. A missing teacher is
+    told to `say` and left out.
     """
     opened = Run(run)
     if not opened.has(STUDENT):
@@ -33,11 +35,7 @@ def prepare(run: str, config: LeaderConfig, with_teacher: bool = True, say: Say 
             f"The run {opened.uri} has no trained student; run `leader train --stage distill --run {opened.uri}`."
         )
     opened.manifest(STUDENT)  # a damaged run is refused here, in a sentence, and not in a replica's log
-    if not is_local(f"http://{f'[{config.serve.host}]' if ':' in config.serve.host else config.serve.host}"):
-        say(
-            f"{config.serve.host} is reachable from other machines, and the port has no authentication of its own; "
-            "put a gateway in front of it."
-        )
+    config = _with_keys(config)
     teacher = with_teacher and config.serve.teacher
     if teacher and not opened.has(TEACHER):
         say(
@@ -46,6 +44,23 @@ def prepare(run: str, config: LeaderConfig, with_teacher: bool = True, say: Say 
         )
         teacher = False
     return serve_config(run, config, teacher)
+
+
+def _with_keys(config: LeaderConfig) -> LeaderConfig:
+    """The configuration with the place of callers' keys as replicas find it. `UserError` for keys that cannot be read,
+    and for an address that others reach without any."""
+    host, keys_file = config.serve.host, config.serve.keys_file
+    if keys_file is None:
+        if not is_local(f"http://{f'[{host}]' if ':' in host else host}"):
+            raise UserError(
+                f"{host} is reachable from other machines, and no keys are set for callers; make one with "
+                "`leader serve keys add NAME`, or keep to --set serve.host=127.0.0.1."
+            )
+        return config
+    keys_file = storage.absolute(keys_file)
+    if not read_keys(keys_file):
+        raise UserError(f"{keys_file} holds no key, so nobody could call; add one with `leader serve keys add NAME`.")
+    return config.model_copy(update={"serve": config.serve.model_copy(update={"keys_file": keys_file})})
 
 
 def serve_config(run: str, config: LeaderConfig, teacher: bool) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from leader_serve.guard import RequestGuard, error_response
-from leader_serve.problems import InvalidRequestError, fields_of
+from leader_serve.keys import KeyRing
+from leader_serve.observer import Observer
+from leader_serve.problems import InvalidRequestError, ServingError, fields_of
 from leader_serve.recommender import Recommender
-from leader_serve.router import ServingError
 from leader_serve.schemas import (
     NOTICE,
     BatchAnswer,
@@ -29,6 +30,7 @@ _UNAVAILABLE: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorAnswer, "description": "No model can answer now; see the header Retry-After."},
 }
 _ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"model": ErrorAnswer, "description": "No key, or one that is not known."},
     413: {"model": ErrorAnswer, "description": "More than the limits allow."},
     422: {"model": ErrorAnswer, "description": "A field is not as it should be; the error names it."},
     **_UNAVAILABLE,
@@ -36,10 +38,16 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build_http(recommender: Recommender, echo_request_id: bool = True) -> FastAPI:
+def build_http(
+    recommender: Recommender,
+    keys: KeyRing | None = None,
+    observer: Observer | None = None,
+    echo_request_id: bool = True,
+) -> FastAPI:
     """The application that the ingress serves and that tests call in memory.
 
-    `echo_request_id` is false under Serve, which adds the header itself; twice would reach a caller as `id, id`.
+    Without `keys` everybody may call. `echo_request_id` is false under Serve, which adds the header itself; twice would
+    reach a caller as `id, id`.
     """
     app = FastAPI(
         title="LEADER medication recommendation",
@@ -47,7 +55,7 @@ def build_http(recommender: Recommender, echo_request_id: bool = True) -> FastAP
         version="1",
         redoc_url=None,
     )
-    app.add_middleware(RequestGuard, echo_request_id=echo_request_id)
+    app.add_middleware(RequestGuard, keys=keys, observer=observer, echo_request_id=echo_request_id)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(InvalidRequestError, _on_invalid_request)
     app.add_exception_handler(ServingError, _on_serving_error)

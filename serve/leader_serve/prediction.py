@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from leader_platform.data.records import PatientRecord
+from leader_serve.routing import confidence
 from leader_serve.schemas import ModelName
 
 if TYPE_CHECKING:
@@ -32,13 +33,15 @@ class Query:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A model's answer to a query. Version and threshold travel with it, so that a rolling update cannot mix them."""
+    """A model's answer to a query. Version and threshold travel with it, so that a rolling update cannot mix them.
+    `confidence` is as `routing.confidence`, whatever threshold the query has."""
 
     version: str
     threshold: float
     medications: tuple[tuple[str, float], ...]
     names: Mapping[str, str]
     unknown_codes: tuple[str, ...]
+    confidence: float = 1.0
     prompt_truncated: bool | None = None
 
 
@@ -88,6 +91,7 @@ def choose(predictor: Vocabulary, query: Query, probabilities: np.ndarray, trunc
         medications=medications,
         names={code: predictor.medication_names.get(code, code) for code in named},
         unknown_codes=tuple(predictor.unknown_codes(query.record)),
+        confidence=confidence(probabilities, predictor.threshold),
         prompt_truncated=truncated,
     )
 

@@ -1,4 +1,4 @@
-"""Errors that a request itself causes, told by field name and rule and never by value: values are patient data."""
+"""Why a request is not answered, told by field name and rule and never by value: values are patient data."""
 
 from __future__ import annotations
 
@@ -9,6 +9,17 @@ from leader_serve.schemas import ErrorDetail, FieldProblem
 
 _MAX_PROBLEMS = 20
 _MAX_NAME = 64
+
+
+class ServingError(RuntimeError):
+    """A request that cannot be answered now, through no fault of its own."""
+
+    def __init__(self, status: int, code: str, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.retry_after_s = retry_after_s
 
 
 class InvalidRequestError(ValueError):

@@ -9,9 +9,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from leader_platform.config import ServeConfig
+from leader_serve.observer import Observer
 from leader_serve.prediction import ModelCard, Query
-from leader_serve.problems import InvalidRequestError, fields_of, too_large
-from leader_serve.router import REASON_TEXTS, Ask, Routed, Router, ServingError
+from leader_serve.problems import InvalidRequestError, ServingError, fields_of, too_large
+from leader_serve.router import Ask, Routed, Router
+from leader_serve.routing import REASON_TEXTS
 from leader_serve.safety import Interaction, InteractionTable, interactions_within
 from leader_serve.schemas import (
     BatchItem,
@@ -35,10 +37,13 @@ _ATC_CLASS_OR_FINER = re.compile(r"ATC:[A-Z]\d{2}[A-Z]([A-Z](\d{2})?)?")
 class Recommender:
     """Everything behind the HTTP endpoints, free of HTTP."""
 
-    def __init__(self, router: Router, interactions: InteractionTable, config: ServeConfig) -> None:
+    def __init__(
+        self, router: Router, interactions: InteractionTable, config: ServeConfig, observer: Observer | None = None
+    ) -> None:
         self._router = router
         self._interactions = interactions
         self._config = config
+        self._observer = observer or Observer()
 
     async def recommend(self, request: RecommendationRequest) -> RecommendationAnswer:
         """Raises `InvalidRequestError` over the limits and `ServingError` where no model could answer."""
@@ -78,7 +83,7 @@ class Recommender:
     def _ask(self, request: RecommendationRequest) -> Ask:
         check_limits(request, self._config)
         query = Query(to_record(request), request.threshold, request.top_k, current_medications(request))
-        return Ask(request.model, query)
+        return Ask(request.model, query, None if request.deadline_ms is None else request.deadline_ms / 1000)
 
     def _item(self, request: RecommendationRequest, outcome: Routed | ServingError) -> BatchItem:
         if isinstance(outcome, ServingError):
@@ -89,12 +94,13 @@ class Recommender:
         route, prediction = routed.route, routed.prediction
         recommended = [code for code, _ in prediction.medications]
         found = interactions_within(recommended, current_medications(request), self._interactions)
-        return RecommendationAnswer(
+        answer = RecommendationAnswer(
             model=route.model,
             model_version=prediction.version,
             route=RouteAnswer(reason=route.reason, text=REASON_TEXTS[route.reason]),
             degraded=route.degraded,
             threshold=prediction.threshold,
+            confidence=round(prediction.confidence, 6),
             medications=[
                 RecommendedMedication(code=code, name=prediction.names[code], probability=probability)
                 for code, probability in prediction.medications
@@ -103,6 +109,8 @@ class Recommender:
             unknown_codes=list(prediction.unknown_codes),
             prompt_truncated=prediction.prompt_truncated,
         )
+        self._observer.recommended(answer)
+        return answer
 
 
 def check_limits(request: RecommendationRequest, config: ServeConfig) -> None:

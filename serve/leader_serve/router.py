@@ -1,4 +1,4 @@
-"""Who answers: the teacher for first visits, where it is better and the student knows little, else the student.
+"""Carries out the policy of `routing`: asks the models, each with its time limit, and falls back where it may.
 
 The router runs inside the ingress replica. As a deployment of its own it would add a hop, and one hop was measured to
 cost more than the student's whole forward pass (two cores: 2,720 requests/s without a hop, 337 with one).
@@ -7,35 +7,29 @@ cost more than the student's whole forward pass (two cores: 2,720 requests/s wit
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+from leader_platform.config import ServeConfig
+from leader_serve.observer import Observer
 from leader_serve.prediction import Model, ModelCard, Prediction, Query, log_failure
+from leader_serve.problems import ServingError
+from leader_serve.routing import (
+    ExpectedLatency,
+    Route,
+    Situation,
+    agreement,
+    decide,
+    decide_without_student,
+    needs_student,
+)
 from leader_serve.schemas import ModelChoice, ModelName, RouteReason
 
 STUDENT_TIMEOUT_S = 10.0
 _DESCRIBE_TIMEOUT_S = 2.0
-
-REASON_TEXTS: Mapping[RouteReason, str] = {
-    RouteReason.REQUESTED: "The request named this model.",
-    RouteReason.FIRST_VISIT: "No earlier visit is known, so the teacher answered.",
-    RouteReason.HISTORY_KNOWN: "Earlier visits are known, so the student answered.",
-    RouteReason.TEACHER_UNAVAILABLE: "No earlier visit is known, but no teacher is deployed, so the student answered.",
-    RouteReason.TEACHER_FAILED: "The teacher failed, so the student answered.",
-    RouteReason.TEACHER_TIMEOUT: "The teacher took too long, so the student answered.",
-    RouteReason.TEACHER_OVERLOADED: "The teacher has too many requests waiting, so the student answered.",
-}
-
-
-class ServingError(RuntimeError):
-    """A request that cannot be answered now, through no fault of its own."""
-
-    def __init__(self, status: int, code: str, message: str, retry_after_s: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.retry_after_s = retry_after_s
+_SHADOWS_AT_A_TIME = 4  # of an ingress replica; more would take the teacher from those who wait for it
 
 
 class ModelOverloadedError(RuntimeError):
@@ -43,18 +37,12 @@ class ModelOverloadedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Route:
-    model: ModelName
-    reason: RouteReason
-    degraded: bool = False
-
-
-@dataclass(frozen=True)
 class Ask:
-    """A query and the model that its caller wants."""
+    """A query, the model that its caller names (None: the deployment's policy), and how long an answer is of use."""
 
-    requested: ModelChoice
+    requested: ModelChoice | None
     query: Query
+    deadline_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,37 +53,28 @@ class Routed:
     prediction: Prediction
 
 
-def decide(requested: ModelChoice, is_first_visit: bool, teacher_available: bool) -> Route:
-    """The policy. Raises `ServingError` (503) where the teacher is asked for by name and none is deployed."""
-    if requested == ModelChoice.STUDENT:
-        return Route("student", RouteReason.REQUESTED)
-    if requested == ModelChoice.TEACHER:
-        if not teacher_available:
-            raise ServingError(
-                503, "teacher-unavailable", "No teacher is deployed; ask for the model `auto` or `student` instead."
-            )
-        return Route("teacher", RouteReason.REQUESTED)
-    if not is_first_visit:
-        return Route("student", RouteReason.HISTORY_KNOWN)
-    if teacher_available:
-        return Route("teacher", RouteReason.FIRST_VISIT)
-    return Route("student", RouteReason.TEACHER_UNAVAILABLE, degraded=True)
+Outcome = Routed | ServingError
 
 
 class Router:
-    """Carries out the policy: calls the models with a time limit and falls back where the caller left the choice."""
+    """Answers queries by the policy. `teacher` is None where none is deployed; `clock` tells seconds."""
 
     def __init__(
         self,
         student: Model,
         teacher: Model | None,
-        teacher_timeout_s: float,
+        config: ServeConfig,
+        observer: Observer | None = None,
         student_timeout_s: float = STUDENT_TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
     ) -> None:
-        self._student = student
-        self._teacher = teacher
-        self._teacher_timeout_s = teacher_timeout_s
+        self._student, self._teacher, self._config = student, teacher, config
+        self._observer = observer or Observer()
         self._student_timeout_s = student_timeout_s
+        self._clock, self._draw = clock, draw
+        self._teacher_latency = ExpectedLatency()
+        self._shadows: set[asyncio.Task[None]] = set()
 
     async def recommend(self, ask: Ask) -> Routed:
         """Raises `ServingError`."""
@@ -104,25 +83,13 @@ class Router:
             raise outcome
         return outcome
 
-    async def recommend_all(self, asks: Sequence[Ask]) -> list[Routed | ServingError]:
-        """An outcome for each, in order. What goes to the student goes in one call; the teacher gets one call a query,
-        so that each has its own time limit and a slow one degrades itself alone."""
-        routes = dict(enumerate(self._decide(ask) for ask in asks))
-        to_student = _routes_to("student", routes)
-        to_teacher = _routes_to("teacher", routes)
-        from_student, from_teacher = await asyncio.gather(
-            self._ask_student(asks, to_student),
-            asyncio.gather(*(self._ask_teacher(asks[i], route) for i, route in to_teacher.items())),
-        )
-        outcomes: dict[int, Route | Routed | ServingError] = {
-            **routes,
-            **from_student,
-            **dict(zip(to_teacher, from_teacher, strict=True)),
-        }
-        fallen_back = {i: outcome for i, outcome in outcomes.items() if isinstance(outcome, Route)}
-        answered = {i: outcome for i, outcome in outcomes.items() if not isinstance(outcome, Route)}
-        answered |= await self._ask_student(asks, fallen_back)
-        return [answered[i] for i in range(len(asks))]
+    async def recommend_all(self, asks: Sequence[Ask]) -> list[Outcome]:
+        """An outcome for each, in order. The student gets one call for all; the teacher one for each query, so that
+        each has its own time limit and a slow one degrades itself alone."""
+        began = self._clock()
+        for_student = [i for i, ask in enumerate(asks) if needs_student(self._choice(ask))]
+        answers = dict(zip(for_student, await self._ask_student([asks[i] for i in for_student]), strict=True))
+        return await asyncio.gather(*(self._finish(ask, answers.get(i), began) for i, ask in enumerate(asks)))
 
     async def describe(self, name: ModelName) -> ModelCard | None:
         """A model's card, or None where it is not deployed or does not answer."""
@@ -138,38 +105,98 @@ class Router:
             log_failure(name, error)
             return None
 
-    def _decide(self, ask: Ask) -> Route | ServingError:
-        try:
-            return decide(ask.requested, ask.query.record.is_first_visit, self._teacher is not None)
-        except ServingError as error:
-            return error
+    def _choice(self, ask: Ask) -> ModelChoice:
+        return ask.requested or ModelChoice(self._config.policy)
 
-    async def _ask_student(self, asks: Sequence[Ask], routes: Mapping[int, Route]) -> dict[int, Routed | ServingError]:
-        if not routes:
-            return {}
+    async def _finish(self, ask: Ask, answer: Prediction | ServingError | None, began: float) -> Outcome:
+        """From the student's answer, if it was asked, to the outcome."""
+        if isinstance(answer, ServingError):
+            return answer
+        choice, named = self._choice(ask), ask.requested is not None
+        if answer is None:
+            try:
+                route = decide_without_student(named, self._teacher is not None)
+            except ServingError as error:
+                return error
+            outcome = await self._ask_teacher(ask, route, began)
+            return outcome if isinstance(outcome, Routed) else _serving_error("teacher", outcome)
+        route = decide(choice, named, self._situation(ask, answer, began), self._config.min_confidence)
+        if choice == ModelChoice.SHADOW:
+            self._compare(ask.query, answer)
+        if route.model == "student":
+            return Routed(route, answer)
+        outcome = await self._ask_teacher(ask, route, began)
+        if isinstance(outcome, Routed):
+            return outcome
+        return Routed(Route("student", _fallback_reason(outcome), degraded=True), answer)
+
+    def _situation(self, ask: Ask, answer: Prediction, began: float) -> Situation:
+        now = self._clock()
+        return Situation(
+            is_first_visit=ask.query.record.is_first_visit,
+            confidence=answer.confidence,
+            teacher_deployed=self._teacher is not None,
+            remaining_s=None if ask.deadline_s is None else ask.deadline_s - (now - began),
+            teacher_takes_s=self._teacher_latency.expected(now),
+        )
+
+    async def _ask_student(self, asks: Sequence[Ask]) -> Sequence[Prediction | ServingError]:
+        if not asks:
+            return []
+        began = self._clock()
         try:
             async with asyncio.timeout(self._student_timeout_s):
-                predictions = await self._student.predict([asks[i].query for i in routes])
+                predictions = await self._student.predict([ask.query for ask in asks])
         except Exception as error:
-            failure = _serving_error("student", error)
-            return dict.fromkeys(routes, failure)
-        return {i: Routed(routes[i], prediction) for i, prediction in zip(routes, predictions, strict=True)}
+            return [_serving_error("student", error)] * len(asks)
+        self._observer.model_answered("student", self._clock() - began)
+        return predictions
 
-    async def _ask_teacher(self, ask: Ask, route: Route) -> Routed | Route | ServingError:
-        """A prediction; else, in `auto`, the student's degraded route; else the error."""
-        assert self._teacher is not None
+    async def _ask_teacher(self, ask: Ask, route: Route, began: float) -> Routed | Exception:
+        """The teacher's prediction, or why there is none."""
+        limit = self._config.teacher_timeout_s
+        if ask.deadline_s is not None:
+            limit = min(limit, ask.deadline_s - (self._clock() - began))
         try:
-            async with asyncio.timeout(self._teacher_timeout_s):
-                (prediction,) = await self._teacher.predict([ask.query])
-        except Exception as error:
-            if ask.requested == ModelChoice.TEACHER:
-                return _serving_error("teacher", error)
-            return replace(route, model="student", reason=_fallback_reason(error), degraded=True)
-        return Routed(route, prediction)
+            return Routed(route, await self._timed_teacher(ask.query, limit))
+        except Exception as error:  # of any kind: another process raised it
+            return error
 
+    async def _timed_teacher(self, query: Query, limit_s: float) -> Prediction:
+        """Ask the teacher, and learn from how long it takes, or from having given up on it."""
+        assert self._teacher is not None
+        began = self._clock()
+        self._observer.teacher_waits(+1)
+        try:
+            async with asyncio.timeout(limit_s):
+                (prediction,) = await self._teacher.predict([query])
+        except TimeoutError:
+            self._teacher_latency.saw(self._clock() - began, self._clock())
+            raise
+        finally:
+            self._observer.teacher_waits(-1)
+        self._teacher_latency.saw(self._clock() - began, self._clock())
+        self._observer.model_answered("teacher", self._clock() - began)
+        return prediction
 
-def _routes_to(model: ModelName, routes: Mapping[int, Route | ServingError]) -> dict[int, Route]:
-    return {i: route for i, route in routes.items() if isinstance(route, Route) and route.model == model}
+    def _compare(self, query: Query, answer: Prediction) -> None:
+        """Ask the teacher too, now and then and in the background, and note how far the two agree."""
+        if self._teacher is None or len(self._shadows) >= _SHADOWS_AT_A_TIME:
+            return
+        if self._draw() >= self._config.shadow_share:
+            return
+        task = asyncio.create_task(self._shadow(query, answer))
+        self._shadows.add(task)  # or the event loop might forget it
+        task.add_done_callback(self._shadows.discard)
+
+    async def _shadow(self, query: Query, answer: Prediction) -> None:
+        try:
+            teacher = await self._timed_teacher(query, self._config.teacher_timeout_s)
+        except Exception as error:  # nobody waits for it
+            log_failure("shadow", error)
+            return
+        ours, theirs = ({code for code, _ in prediction.medications} for prediction in (answer, teacher))
+        self._observer.shadow_agreed(agreement(ours, theirs))
 
 
 def _fallback_reason(error: Exception) -> RouteReason:

@@ -24,23 +24,28 @@ Fraction = Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)]
 
 
 class ModelChoice(StrEnum):
-    """What a caller may ask for."""
+    """What a caller may ask for, and a deployment's policy."""
 
     AUTO = "auto"
     STUDENT = "student"
     TEACHER = "teacher"
+    SHADOW = "shadow"
 
 
 class RouteReason(StrEnum):
     """Why a request went where it went."""
 
     REQUESTED = "requested"
+    POLICY = "policy"
+    SHADOW = "shadow"
     FIRST_VISIT = "first-visit"
+    LOW_CONFIDENCE = "low-confidence"
     HISTORY_KNOWN = "history-known"
     TEACHER_UNAVAILABLE = "teacher-unavailable"
     TEACHER_FAILED = "teacher-failed"
     TEACHER_TIMEOUT = "teacher-timeout"
     TEACHER_OVERLOADED = "teacher-overloaded"
+    DEADLINE = "deadline"
 
 
 ModelName = Literal["student", "teacher"]
@@ -111,8 +116,19 @@ class RecommendationRequest(_Message):
 
     patient: PatientProfile = PatientProfile()
     visits: list[VisitCodes] = Field(min_length=1, description="Oldest first; the last one is the current visit.")
-    model: ModelChoice = Field(
-        default=ModelChoice.AUTO, description="auto: the teacher for a first visit, else the student."
+    model: ModelChoice | None = Field(
+        default=None,
+        description=(
+            "auto: the student, and the teacher where there is no earlier visit or the student is unsure. shadow: the "
+            "student, while the teacher is asked now and then for comparison. null: the deployment's policy."
+        ),
+    )
+    deadline_ms: int | None = Field(
+        default=None,
+        ge=1,
+        le=600_000,
+        strict=True,
+        description="Milliseconds within which an answer is of use; the teacher is asked only where it fits.",
     )
     threshold: Fraction | None = Field(
         default=None,
@@ -164,6 +180,7 @@ _EXAMPLE_ANSWER: JsonDict = {
     "route": {"reason": "history-known", "text": "Earlier visits are known, so the student answered."},
     "degraded": False,
     "threshold": 0.31,
+    "confidence": 0.52,
     "medications": [{"code": "ATC:B01A", "name": "Antithrombotic agents", "probability": 0.93}],
     "interactions": [
         {
@@ -191,6 +208,13 @@ class RecommendationAnswer(_Answered):
     route: RouteAnswer
     degraded: bool = Field(description="The teacher was wanted, but the student answered.")
     threshold: float = Field(description="The least probability that was recommended.")
+    confidence: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="The Jaccard index that the model expects of what it recommends, at its own threshold, and what "
+        "will be prescribed.",
+    )
     medications: list[RecommendedMedication] = Field(description="Highest probability first.")
     interactions: list[InteractionAlert]
     unknown_codes: list[str] = Field(description="Codes of the request that the model never met in training.")

@@ -1,4 +1,4 @@
-"""The student as a Serve deployment: concurrent requests share one forward pass."""
+"""The student, in the ingress replica or as a Serve deployment: concurrent requests share one forward pass."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from ray import serve
 
 from leader_platform.data.records import PatientRecord
+from leader_serve.metrics import RayMetrics
+from leader_serve.observer import Observer
 from leader_serve.prediction import ModelCard, Prediction, Query, card, choose, without_patient_content
 
 if TYPE_CHECKING:
@@ -21,15 +23,17 @@ MAX_BATCH_SIZE = 64
 class Student:
     """Answers within milliseconds; many at once for little more than one."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, observer: Observer | None = None) -> None:
         from leader_platform.predict import StudentPredictor
 
         self._predictor = StudentPredictor.load(run)
+        self._observer = observer or RayMetrics()
 
     # No wait: what arrives while one batch computes becomes the next batch, so batches grow with the load, and a lone
     # request is not delayed. The thread keeps the event loop free for health checks and for that queue to fill.
     @serve.batch(max_batch_size=MAX_BATCH_SIZE, batch_wait_timeout_s=0.0)
     async def _probabilities(self, records: list[PatientRecord]) -> list[np.ndarray]:
+        self._observer.student_batch(len(records))
         return list(await asyncio.to_thread(self._predictor.predict, records))
 
     async def predict(self, queries: Sequence[Query]) -> list[Prediction]:

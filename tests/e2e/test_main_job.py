@@ -182,17 +182,25 @@ def patient(workspace: Workspace, first_visit: bool) -> dict[str, Any]:
     }
 
 
-def test_first_visits_go_to_the_teacher_and_the_rest_to_the_student(deployed: Workspace) -> None:
-    for first_visit, model in ((True, "teacher"), (False, "student")):
-        answer = httpx.post(f"{deployed.url}/v1/recommendations", json=patient(deployed, first_visit), timeout=60)
-        assert answer.status_code == 200
-        body = answer.json()
-        assert (body["model"], body["degraded"]) == (model, False)
+def test_first_visits_go_to_the_teacher_and_the_rest_where_the_student_is_unsure(deployed: Workspace) -> None:
+    for first_visit in (True, False):
+        request = patient(deployed, first_visit)
+        student = post(deployed, {**request, "model": "student"})
+        unsure = student["confidence"] < LeaderConfig().serve.min_confidence
+        body = post(deployed, request)
+        assert (body["model"], body["degraded"]) == ("teacher" if first_visit or unsure else "student", False)
         assert 0 < len(body["medications"]) <= 140
         known = set(deployed.data.vocabulary.medications)
         assert {medication["code"] for medication in body["medications"]} <= known
         scores = [medication["probability"] for medication in body["medications"]]
         assert scores == sorted(scores, reverse=True)
+
+
+def post(workspace: Workspace, request: dict[str, Any]) -> dict[str, Any]:
+    answer = httpx.post(f"{workspace.url}/v1/recommendations", json=request, timeout=60)
+    assert answer.status_code == 200
+    body: dict[str, Any] = answer.json()
+    return body
 
 
 def test_what_is_served_is_what_was_evaluated(deployed: Workspace) -> None:
@@ -203,7 +211,7 @@ def test_what_is_served_is_what_was_evaluated(deployed: Workspace) -> None:
     request["patient"] = {
         name: rows[index][name] for name in ("gender", "age", "insurance", "language", "marital_status", "race")
     }
-    answer = httpx.post(f"{deployed.url}/v1/recommendations", json=request, timeout=60).json()
+    answer = post(deployed, request)
     logits = read_features(deployed.run, deployed.data, "test", "logits")[index]
     expected = dict(zip(deployed.data.vocabulary.medications, 1 / (1 + np.exp(-logits)), strict=True))
     got = {medication["code"]: medication["probability"] for medication in answer["medications"]}
@@ -214,16 +222,16 @@ def test_what_is_served_is_what_was_evaluated(deployed: Workspace) -> None:
 def test_recommend_asks_over_http_and_shows_a_table(deployed: Workspace, tmp_path: Path) -> None:
     file = tmp_path / "patient.json"
     file.write_text(json.dumps(patient(deployed, first_visit=False)))
-    shown = deployed.leader("recommend", "--patient", str(file))
+    shown = deployed.leader("recommend", "--patient", str(file), "--model", "student")
     assert "Recommended by the student" in shown.stdout
     assert "not a medical device" in shown.stderr
-    assert deployed.json("recommend", "--patient", str(file))["model"] == "student"
+    assert deployed.json("recommend", "--patient", str(file), "--model", "teacher")["model"] == "teacher"
 
 
 def test_the_application_is_seen_and_taken_away(deployed: Workspace, tmp_path: Path) -> None:
     status = deployed.json("serve", "status")
     assert status["status"] == "RUNNING"
-    assert set(status["deployments"]) == {"Ingress", "Student", "Teacher"}
+    assert set(status["deployments"]) == {"Ingress", "Teacher"}
     deployed.leader("serve", "shutdown")
     assert deployed.json("serve", "status")["status"] == "NOT_DEPLOYED"
     file = tmp_path / "patient.json"
@@ -232,11 +240,16 @@ def test_the_application_is_seen_and_taken_away(deployed: Workspace, tmp_path: P
     assert "leader serve deploy" in refused.stderr
 
 
-def test_auto_falls_back_to_the_student_where_no_teacher_is(deployed: Workspace) -> None:
-    deployed.leader("serve", "deploy", "--no-teacher")
-    answer = httpx.post(f"{deployed.url}/v1/recommendations", json=patient(deployed, first_visit=True), timeout=60)
-    assert (answer.json()["model"], answer.json()["degraded"]) == ("student", True)
-    assert answer.json()["route"]["reason"] == "teacher-unavailable"
+def test_a_student_of_its_own_answers_those_with_a_key_where_no_teacher_is(deployed: Workspace) -> None:
+    key = deployed.json("serve", "keys", "add", "ward-7")["key"]
+    deployed.leader("--set=serve.student=deployment", "serve", "deploy", "--no-teacher")
+    request = patient(deployed, first_visit=True)
+    assert httpx.post(f"{deployed.url}/v1/recommendations", json=request).status_code == 401
+    headers = {"Authorization": f"Bearer {key}"}
+    body = httpx.post(f"{deployed.url}/v1/recommendations", json=request, headers=headers, timeout=60).json()
+    assert (body["model"], body["degraded"]) == ("student", True)
+    assert body["route"]["reason"] == "teacher-unavailable"
+    assert set(deployed.json("serve", "status")["deployments"]) == {"Ingress", "Student"}
     deployed.leader("serve", "shutdown")
 
 

@@ -18,6 +18,7 @@ from leader_platform.settings import load_config
 from leader_serve import deploy as deployment
 from leader_serve.app import AppArguments, build
 from leader_serve.dashboard import Dashboard
+from leader_serve.keys import add_key, remove_key
 
 CONFIG = load_config(LeaderConfig(), None, ["serve.port=18231"])
 
@@ -60,6 +61,31 @@ def test_the_teacher_leaves_room_and_keeps_its_threads(run: Path) -> None:
     assert options["num_cpus"] == 1.0
     assert options["runtime_env"]["env_vars"]["OMP_NUM_THREADS"] == "2"
     assert options["runtime_env"]["env_vars"]["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"
+
+
+def test_where_the_student_computes_is_a_setting(run: Path) -> None:
+    inside = load_config(CONFIG, None, ["serve.student_replicas=3"])
+    ingress = build(AppArguments.model_validate(arguments(deployment.prepare(str(run), inside))))._bound_deployment
+    assert (ingress.num_replicas, ingress.init_args[2]) == (3, None)
+    apart = load_config(inside, None, ["serve.student=deployment"])
+    ingress = build(AppArguments.model_validate(arguments(deployment.prepare(str(run), apart))))._bound_deployment
+    student = ingress.init_args[2]._bound_deployment
+    assert (ingress.num_replicas, student.name, student.num_replicas) == (1, "Student", 3)
+
+
+def test_others_reach_the_port_with_keys_alone(run: Path) -> None:
+    public = load_config(CONFIG, None, ["serve.host=0.0.0.0"])
+    with pytest.raises(UserError, match=r"0\.0\.0\.0 is reachable .*`leader serve keys add NAME`"):
+        deployment.prepare(str(run), public)
+    path = run / "keys.json"
+    with_keys = load_config(public, None, [f"serve.keys_file={path}"])
+    with pytest.raises(UserError, match="There is no key file"):
+        deployment.prepare(str(run), with_keys)
+    add_key(str(path), "ward-7")
+    assert arguments(deployment.prepare(str(run), with_keys))["serve"]["keys_file"] == str(path)
+    remove_key(str(path), "ward-7")
+    with pytest.raises(UserError, match="holds no key"):
+        deployment.prepare(str(run), with_keys)
 
 
 def test_a_retrained_run_changes_the_arguments_and_nothing_else_does(run: Path) -> None:

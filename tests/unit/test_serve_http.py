@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +20,8 @@ from leader_platform.settings import load_config
 from leader_serve.client import LeaderClient
 from leader_serve.guard import MAX_BODY_BYTES
 from leader_serve.http_api import build_http
+from leader_serve.keys import KeyRing, add_key
+from leader_serve.observer import Observer
 from leader_serve.prediction import Model, ModelCard, Prediction, Query, card, choose, without_patient_content
 from leader_serve.recommender import Recommender
 from leader_serve.router import ModelOverloadedError, Router
@@ -57,7 +60,7 @@ class InMemory:
 
 def application(student: Model, teacher: Model | None = None, *settings: str) -> httpx.ASGITransport:
     config: ServeConfig = load_config(LeaderConfig(), None, settings).serve
-    recommender = Recommender(Router(student, teacher, 1), InteractionTable([INTERACTION]), config)
+    recommender = Recommender(Router(student, teacher, config), InteractionTable([INTERACTION]), config)
     return httpx.ASGITransport(build_http(recommender), raise_app_exceptions=False)
 
 
@@ -220,12 +223,47 @@ def test_an_unforeseen_error_is_a_500_without_content(caplog: pytest.LogCaptureF
             raise LookupError(SECRET)
 
     transport = httpx.ASGITransport(
-        build_http(Broken(Router(InMemory("s1"), None, 1), InteractionTable(), ServeConfig()))
+        build_http(Broken(Router(InMemory("s1"), None, ServeConfig()), InteractionTable(), ServeConfig()))
     )
     response = call(transport, "POST", "/v1/recommendations", KNOWN, **{"X-Request-ID": "id-1"})
     assert response.status_code == 500
     assert SECRET not in response.text + caplog.text
     assert response.json()["request_id"] == "id-1"
+
+
+def test_without_a_key_nothing_but_health_is_answered(tmp_path: Path) -> None:
+    key = add_key(str(tmp_path / "keys.json"), "ward-7")
+    recommender = Recommender(Router(InMemory("s1"), None, ServeConfig()), InteractionTable(), ServeConfig())
+    statuses: list[int] = []
+
+    class Seen(Observer):
+        def responded(self, status: int, seconds: float) -> None:
+            statuses.append(status)
+
+    transport = httpx.ASGITransport(build_http(recommender, KeyRing(str(tmp_path / "keys.json")), Seen()))
+    for path in ("/healthz", "/readyz"):
+        assert call(transport, "GET", path).status_code == 200
+    for authorization in ("", "Bearer", f"Bearer {key}x", f"Basic {key}", key):
+        refused = call(transport, "POST", "/v1/recommendations", KNOWN, authorization=authorization)
+        assert refused.status_code == 401
+        assert refused.headers["WWW-Authenticate"] == "Bearer"
+        assert refused.json()["error"]["code"] == "unauthenticated"
+    for path in ("/v1/models", "/docs", "/openapi.json", "/nope"):
+        assert call(transport, "GET", path).status_code == 401
+    large = call(transport, "POST", "/v1/recommendations", content=b" " * (MAX_BODY_BYTES + 1))
+    assert large.status_code == 401  # before its body is read
+    for authorization in (f"Bearer {key}", f"bearer  {key} "):
+        assert call(transport, "POST", "/v1/recommendations", KNOWN, authorization=authorization).status_code == 200
+    assert statuses == [200] * 2 + [401] * 10 + [200] * 2
+
+
+def test_an_answer_tells_how_sure_it_is_and_keeps_to_its_deadline() -> None:
+    answer = recommend({**KNOWN, "deadline_ms": 5000}).json()
+    assert answer["confidence"] == pytest.approx(1.5 / 2.2, abs=1e-6)
+    assert recommend({**KNOWN, "threshold": 0.0}).json()["confidence"] == answer["confidence"]
+    for wrong in (0, -1, 1.5, "soon", 600_001):
+        refused = recommend({**KNOWN, "deadline_ms": wrong})
+        assert refused.json()["error"]["fields"][0]["field"] == "deadline_ms"
 
 
 def test_request_ids_are_echoed_or_made() -> None:
@@ -271,6 +309,9 @@ def test_the_client_turns_answers_into_sentences() -> None:
     assert client.recommend(KNOWN).medications[0].code == "ATC:B01A"
     assert client.models().models[0].version == "s1"
     assert client.is_ready()
+    answered, refused = client.recommend_all([KNOWN, {"visits": []}])
+    assert answered.answer is not None
+    assert refused.error is not None
     with pytest.raises(UserError, match=r"visits\.0\.diagnosis: There is no such field"):
         client.recommend({"visits": [{"diagnosis": []}]})
     with pytest.raises(RunError, match="No teacher is deployed"):

@@ -1,38 +1,50 @@
-"""The routing policy, and how it is carried out when the teacher does not play along."""
+"""How the policy is carried out: who is asked, and what becomes of it when a model does not play along."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
+from leader_platform.config import ServeConfig
 from leader_platform.data.records import PatientRecord, Visit
-from leader_serve.prediction import ModelCard, Prediction, Query
-from leader_serve.router import REASON_TEXTS, Ask, ModelOverloadedError, Route, Routed, Router, ServingError, decide
-from leader_serve.schemas import ModelChoice, RouteReason
+from leader_serve.observer import Observer
+from leader_serve.prediction import Model, ModelCard, Prediction, Query
+from leader_serve.problems import ServingError
+from leader_serve.router import Ask, ModelOverloadedError, Routed, Router
+from leader_serve.routing import Route
+from leader_serve.schemas import ModelChoice, ModelName, RouteReason
 
-AUTO, STUDENT, TEACHER = ModelChoice.AUTO, ModelChoice.STUDENT, ModelChoice.TEACHER
+AUTO, STUDENT, TEACHER, SHADOW = ModelChoice.AUTO, ModelChoice.STUDENT, ModelChoice.TEACHER, ModelChoice.SHADOW
 FIRST = Query(PatientRecord())
 KNOWN = Query(PatientRecord(history=(Visit(),)))
 
 
 class Scripted:
-    """A model that answers, fails, or hangs, and counts the calls."""
+    """A model that answers after a while, or fails, and counts the calls."""
 
-    def __init__(self, version: str, error: Exception | None = None, hangs: bool = False) -> None:
-        self.version = version
+    def __init__(
+        self,
+        version: str,
+        error: Exception | None = None,
+        takes: float = 0,
+        confidence: float = 0.9,
+        codes: str = "",
+    ) -> None:
+        self.version, self.confidence = version, confidence
+        self.medications = tuple((code, 0.9) for code in codes)
         self.error = error
-        self.hangs = hangs
+        self.takes = takes
         self.calls: list[int] = []
 
     async def predict(self, queries: Sequence[Query]) -> list[Prediction]:
         self.calls.append(len(queries))
-        if self.hangs:
-            await asyncio.sleep(60)
+        await asyncio.sleep(self.takes)
         if self.error is not None:
             raise self.error
-        return [Prediction(self.version, 0.5, (), {}, ()) for _ in queries]
+        return [Prediction(self.version, 0.5, self.medications, {}, (), self.confidence) for _ in queries]
 
     async def describe(self) -> ModelCard:
         if self.error is not None:
@@ -40,43 +52,40 @@ class Scripted:
         return ModelCard(self.version, 0.5, 1)
 
 
-@pytest.mark.parametrize(
-    ("requested", "first", "teacher", "expected"),
-    [
-        (AUTO, True, True, Route("teacher", RouteReason.FIRST_VISIT)),
-        (AUTO, True, False, Route("student", RouteReason.TEACHER_UNAVAILABLE, degraded=True)),
-        (AUTO, False, True, Route("student", RouteReason.HISTORY_KNOWN)),
-        (AUTO, False, False, Route("student", RouteReason.HISTORY_KNOWN)),
-        (STUDENT, True, True, Route("student", RouteReason.REQUESTED)),
-        (TEACHER, False, True, Route("teacher", RouteReason.REQUESTED)),
-    ],
-)
-def test_policy(requested: ModelChoice, first: bool, teacher: bool, expected: Route) -> None:
-    assert decide(requested, first, teacher) == expected
+class Seen(Observer):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.models: list[ModelName] = []
+        self.waiting = [0]
+        self.agreements: list[float] = []
+
+    def model_answered(self, model: ModelName, seconds: float) -> None:
+        self.models.append(model)
+
+    def teacher_waits(self, change: int) -> None:
+        self.waiting.append(self.waiting[-1] + change)
+
+    def shadow_agreed(self, agreement: float) -> None:
+        self.agreements.append(agreement)
 
 
-def test_an_explicit_teacher_that_is_not_deployed_is_an_error() -> None:
-    with pytest.raises(ServingError, match="No teacher is deployed") as caught:
-        decide(TEACHER, True, False)
-    assert caught.value.status == 503
-
-
-def test_every_reason_has_its_sentence() -> None:
-    assert set(REASON_TEXTS) == set(RouteReason)
+def route(student: Model, teacher: Model | None, observer: Observer | None = None, **settings: Any) -> Router:
+    return Router(student, teacher, ServeConfig(**settings), observer, student_timeout_s=0.05, draw=lambda: 0.05)
 
 
 @pytest.mark.parametrize(
     ("teacher", "reason", "status", "code"),
     [
         (Scripted("t", RuntimeError("quotes ICD10CM:I10")), RouteReason.TEACHER_FAILED, 503, "teacher-failed"),
-        (Scripted("t", hangs=True), RouteReason.TEACHER_TIMEOUT, 504, "teacher-timeout"),
+        (Scripted("t", takes=60), RouteReason.TEACHER_TIMEOUT, 504, "teacher-timeout"),
         (Scripted("t", ModelOverloadedError()), RouteReason.TEACHER_OVERLOADED, 503, "overloaded"),
     ],
 )
 def test_a_broken_teacher_degrades_auto_and_fails_an_explicit_request(
     teacher: Scripted, reason: RouteReason, status: int, code: str
 ) -> None:
-    router = Router(Scripted("s"), teacher, teacher_timeout_s=0.05)
+    router = route(Scripted("s"), teacher, teacher_timeout_s=0.05)
     routed = asyncio.run(router.recommend(Ask(AUTO, FIRST)))
     assert routed.route == Route("student", reason, degraded=True)
     assert routed.prediction.version == "s"
@@ -89,15 +98,15 @@ def test_a_broken_teacher_degrades_auto_and_fails_an_explicit_request(
 
 def test_a_batch_keeps_its_order_and_asks_the_student_once() -> None:
     student, teacher = Scripted("s"), Scripted("t")
-    router = Router(student, teacher, teacher_timeout_s=1)
+    router = route(student, teacher)
     asks = [Ask(AUTO, KNOWN), Ask(AUTO, FIRST), Ask(STUDENT, FIRST), Ask(TEACHER, KNOWN)]
     outcomes = asyncio.run(router.recommend_all(asks))
     assert [outcome.prediction.version for outcome in outcomes if isinstance(outcome, Routed)] == ["s", "t", "s", "t"]
-    assert (student.calls, teacher.calls) == ([2], [1, 1])
+    assert (student.calls, teacher.calls) == ([3], [1, 1])
 
 
 def test_a_batch_without_a_teacher_fails_only_what_insists_on_it() -> None:
-    outcomes = asyncio.run(Router(Scripted("s"), None, 1).recommend_all([Ask(TEACHER, FIRST), Ask(AUTO, FIRST)]))
+    outcomes = asyncio.run(route(Scripted("s"), None).recommend_all([Ask(TEACHER, FIRST), Ask(AUTO, FIRST)]))
     assert isinstance(outcomes[0], ServingError)
     assert isinstance(outcomes[1], Routed)
     assert outcomes[1].route.degraded
@@ -108,11 +117,11 @@ def test_a_batch_without_a_teacher_fails_only_what_insists_on_it() -> None:
     [
         (Scripted("s", RuntimeError()), 503),
         (Scripted("s", ModelOverloadedError()), 503),
-        (Scripted("s", hangs=True), 504),
+        (Scripted("s", takes=60), 504),
     ],
 )
 def test_a_broken_student_is_an_error_that_says_to_come_again(student: Scripted, status: int) -> None:
-    router = Router(student, None, 1, student_timeout_s=0.05)
+    router = route(student, None)
     with pytest.raises(ServingError) as caught:
         asyncio.run(router.recommend(Ask(AUTO, KNOWN)))
     assert caught.value.status == status
@@ -120,7 +129,77 @@ def test_a_broken_student_is_an_error_that_says_to_come_again(student: Scripted,
 
 
 def test_a_model_that_is_absent_or_broken_has_no_card() -> None:
-    router = Router(Scripted("s"), Scripted("t", RuntimeError()), 1)
+    router = route(Scripted("s"), Scripted("t", RuntimeError()))
     assert asyncio.run(router.describe("student")) == ModelCard("s", 0.5, 1)
     assert asyncio.run(router.describe("teacher")) is None
-    assert asyncio.run(Router(Scripted("s"), None, 1).describe("teacher")) is None
+    assert asyncio.run(route(Scripted("s"), None).describe("teacher")) is None
+
+
+def test_the_student_is_asked_first_and_its_answer_stands_in() -> None:
+    """So a teacher that fails costs no more than its time limit."""
+    student, seen = Scripted("s", confidence=0.1), Seen()
+    router = route(student, Scripted("t", takes=60), seen, teacher_timeout_s=0.05)
+    routed = asyncio.run(router.recommend(Ask(AUTO, KNOWN)))
+    assert (routed.route.reason, routed.prediction.version) == (RouteReason.TEACHER_TIMEOUT, "s")
+    assert student.calls == [1]
+    assert seen.models == ["student"]
+    assert seen.waiting == [0, 1, 0]
+
+
+def test_a_request_that_names_no_model_follows_the_deployment() -> None:
+    student, teacher = Scripted("s"), Scripted("t")
+    by_policy = {
+        policy: asyncio.run(route(student, teacher, policy=policy).recommend(Ask(None, FIRST))).route
+        for policy in ("auto", "student", "teacher", "shadow")
+    }
+    assert by_policy == {
+        "auto": Route("teacher", RouteReason.FIRST_VISIT),
+        "student": Route("student", RouteReason.POLICY),
+        "teacher": Route("teacher", RouteReason.POLICY),
+        "shadow": Route("student", RouteReason.SHADOW),
+    }
+
+
+def test_a_deadline_cuts_the_teachers_time_and_is_learnt_from() -> None:
+    student, teacher = Scripted("s"), Scripted("t", takes=60)
+    router = route(student, teacher, teacher_timeout_s=30)
+
+    async def twice() -> list[Route]:
+        ask = Ask(AUTO, FIRST, deadline_s=0.1)
+        return [(await router.recommend(ask)).route for _ in range(2)]
+
+    first, second = asyncio.run(twice())
+    assert first == Route("student", RouteReason.TEACHER_TIMEOUT, degraded=True)
+    assert second == Route("student", RouteReason.DEADLINE, degraded=True)
+    assert teacher.calls == [1]
+    with pytest.raises(ServingError) as caught:
+        asyncio.run(router.recommend(Ask(TEACHER, FIRST, deadline_s=0.1)))
+    assert caught.value.status == 504
+
+
+@pytest.mark.parametrize(("share", "agreements"), [(0.1, [1 / 3]), (0.01, [])])
+def test_a_shadow_compares_a_share_in_the_background(share: float, agreements: list[float]) -> None:
+    seen, teacher = Seen(), Scripted("t", codes="BC", takes=0.02)
+    router = route(Scripted("s", codes="AB"), teacher, seen, policy="shadow", shadow_share=share)
+
+    async def ask() -> Routed:
+        routed = await router.recommend(Ask(None, KNOWN))
+        assert seen.agreements == [], "the answer waited for the teacher"
+        await asyncio.sleep(0.1)
+        return routed
+
+    assert asyncio.run(ask()).prediction.version == "s"
+    assert seen.agreements == pytest.approx(agreements)
+
+
+def test_a_shadow_that_fails_is_nobodys_concern() -> None:
+    seen = Seen()
+    router = route(Scripted("s"), Scripted("t", RuntimeError()), seen, policy="shadow", shadow_share=1)
+
+    async def ask() -> Routed:
+        routed = await router.recommend(Ask(SHADOW, KNOWN))
+        await asyncio.sleep(0.01)
+        return routed
+
+    assert asyncio.run(ask()).route == Route("student", RouteReason.SHADOW)
+    assert seen.agreements == []

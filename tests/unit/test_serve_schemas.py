@@ -31,7 +31,7 @@ def test_the_last_visit_is_current_and_its_medications_reach_no_model() -> None:
 
 def test_defaults() -> None:
     request = RecommendationRequest.model_validate({"visits": [{}]})
-    assert (request.model, request.threshold, request.top_k) == ("auto", None, None)
+    assert (request.model, request.deadline_ms, request.threshold, request.top_k) == (None,) * 4
     assert to_record(request).is_first_visit
 
 
