@@ -73,6 +73,7 @@ def _main_job(
     from leader_platform.evaluation_tables import summary_tables
     from leader_platform.runs import METRICS_FILE
     from leader_serve import deploy
+    from leader_serve.plans import prepare
 
     config, data, run = settings.config(), settings.data(None), settings.run(None)
     raw = settings.home / "raw" / f"synthetic-{patients}-{seed}"
@@ -92,7 +93,7 @@ def _main_job(
         result = storage.read_json(storage.join(run, EVALUATION, METRICS_FILE))
         show(context, None, *rich_tables(summary_tables(result)))
     _headline(6, "Serving, and one recommendation over HTTP")
-    plan = deploy.prepare(run, config, say=say)
+    plan = prepare(run, config, say=say)
     deploy.deploy(state.dashboard_url, plan, on_progress=say, token=state.token())
     try:
         return _recommend(settings, service_url(config.serve))

@@ -24,23 +24,49 @@ def deploy(
     context: typer.Context,
     run: Annotated[str | None, typer.Option(help="Run directory or URI [runs/default in the workspace].")] = None,
     no_teacher: Annotated[bool, typer.Option("--no-teacher", help="Serve the student alone.")] = False,
+    canary: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="Per cent of the requests that go to this run, beside the one that answers."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print Serve's config and deploy nothing.")] = False,
 ) -> None:
     """Deploy a run's student and teacher, and wait until they answer."""
     from leader_serve import deploy as deployment
+    from leader_serve.plans import prepare
 
     settings = settings_of(context)
     config = _with_keys_file(settings)
-    plan = deployment.prepare(settings.run(run), config, with_teacher=not no_teacher, say=say)
+    # What a plan without a canary is, no cluster needs to be asked.
+    cluster = None if dry_run and canary is None else _cluster(context)
+    running = None if cluster is None else deployment.running(cluster.dashboard_url, cluster.token())
+    plan = prepare(settings.run(run), config, not no_teacher, say, running, canary)
     if dry_run:
         _print_config(settings.as_json, plan)
         return
+    _deploy(context, plan)
+
+
+@app.command()
+def rollback(context: typer.Context) -> None:
+    """End the canary or, where there is none, return to the run that answered before."""
+    from leader_serve import deploy as deployment
+    from leader_serve.plans import prepare_rollback
+
+    cluster = _cluster(context)
+    running = deployment.running(cluster.dashboard_url, cluster.token())
+    _deploy(context, prepare_rollback(_with_keys_file(settings_of(context)), running))
+
+
+def _deploy(context: typer.Context, plan: dict[str, Any]) -> None:
+    from leader_serve import deploy as deployment
+
     cluster = _cluster(context)
     say(f"Deploying on {cluster.address}.")
     deployment.deploy(cluster.dashboard_url, plan, on_progress=say, token=cluster.token())
     result = deployment.status(cluster.dashboard_url, cluster.token())
     show(context, result, _table(result))
-    say(f"It answers at {result['url']}; its documentation is at {result['url']}/docs.")
+    beside = f", with {result['canary']} beside it" if result["canary"] else ""
+    say(f"{result['run']} answers at {result['url']}{beside}; the documentation is at {result['url']}/docs.")
 
 
 @app.command()

@@ -369,6 +369,9 @@ class ServeConfig(_Frozen):
         "vllm", description="What runs the teacher's language model."
     )
     teacher_timeout_s: float = Field(30.0, gt=0, description="Seconds after which `auto` falls back to the student.")
+    max_teacher_waiting: int = Field(
+        16, ge=1, description="Requests of one ingress replica that may wait for the teacher; more get the student's."
+    )
     student_replicas: int = Field(1, ge=1, description="Replicas that hold the student, wherever it computes.")
     teacher_replicas: int = Field(1, ge=1)
     max_ongoing_requests: int = Field(64, ge=1, description="Requests that one replica works on at a time.")

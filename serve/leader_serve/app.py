@@ -1,15 +1,17 @@
-"""The application graph: ingress, student, teacher. `leader_serve.app:build` is the import path of Serve's config."""
+"""The application graph: an ingress with the student, and a teacher. Serve's config imports the two builders here."""
 
 # No `from __future__ import annotations` here: Serve reads the annotation of `build`'s argument as a class.
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from ray import serve
 
-from leader_platform.config import ResourcesConfig, ServeConfig
-from leader_serve.ingress import IngressDeployment
+from leader_platform.config import ServeConfig
+from leader_serve.ingress import IngressDeployment, Models
+from leader_serve.releases import TEACHER_APPLICATIONS, IngressArguments, Release, TeacherArguments
+from leader_serve.schemas import ReleaseName
 from leader_serve.student import StudentDeployment
 from leader_serve.teacher import TeacherDeployment
 
@@ -17,41 +19,40 @@ from leader_serve.teacher import TeacherDeployment
 # leaves free. A teacher that asked for every core of a small machine would never be placed, or block the update.
 _LIGHT_CPUS = 0.25
 _CPUS_BESIDE_TEACHER = 4 * _LIGHT_CPUS
+_STUDENTS: Mapping[ReleaseName, str] = {"stable": "Student", "canary": "CanaryStudent"}
 
 
-class AppArguments(BaseModel):
-    """All that the graph depends on; Serve's config file carries it as `args`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    run: str
-    serve: ServeConfig
-    resources: ResourcesConfig
-    teacher: bool = True
-    teacher_environment: dict[str, str] = {}
-    revision: str = ""
-    """Digest of the run's models. Serve restarts replicas only where arguments changed; a retrained run must be one."""
-
-
-def build(arguments: AppArguments) -> serve.Application:
+def build(arguments: IngressArguments) -> serve.Application:
+    """The application that answers HTTP: an ingress that holds the student, or a handle to it, and knows the teacher's
+    application; of a canary too."""
     config = arguments.serve
-    student, ingress_replicas = None, config.student_replicas
+    stable = _models(config, arguments.stable, "stable")
+    canary = None if arguments.canary is None else _models(config, arguments.canary, "canary")
+    replicas = config.student_replicas if config.student == "ingress" else 1
+    return _options(IngressDeployment, config, replicas).bind(config, stable, canary, arguments.canary_share)
+
+
+def _models(config: ServeConfig, release: Release, name: ReleaseName) -> Models:
+    student: Any = None
     if config.student == "deployment":
-        student, ingress_replicas = _options(StudentDeployment, config, config.student_replicas).bind(arguments.run), 1
-    teacher = None
-    if arguments.teacher:
-        teacher = (
-            _options(TeacherDeployment, config, config.teacher_replicas)
-            .options(
-                ray_actor_options=_teacher_actor(arguments),
-                # A second engine beside the first would take the memory of both; requests degrade meanwhile.
-                max_surge_percent=0,
-                # An engine that compiles or swaps answers late without being broken.
-                health_check_timeout_s=60,
-            )
-            .bind(arguments.run, config.teacher_engine)
-        )
-    return _options(IngressDeployment, config, ingress_replicas).bind(arguments.run, config, student, teacher)
+        deployment = _options(StudentDeployment, config, config.student_replicas)
+        student = deployment.options(name=_STUDENTS[name]).bind(release.run)
+    return Models(release.run, student, TEACHER_APPLICATIONS[name] if release.teacher else None)
+
+
+def build_teacher(arguments: TeacherArguments) -> serve.Application:
+    """A release's teacher, which ingress replicas call by handle."""
+    deployment = TeacherDeployment.options(
+        num_replicas=arguments.replicas,
+        max_ongoing_requests=arguments.max_ongoing_requests,
+        max_queued_requests=arguments.max_queued_requests,
+        ray_actor_options=_teacher_actor(arguments),
+        # A second engine beside the first would take the memory of both; requests degrade meanwhile.
+        max_surge_percent=0,
+        # An engine that compiles or swaps answers late without being broken.
+        health_check_timeout_s=60,
+    )
+    return deployment.bind(arguments.run, arguments.engine)
 
 
 def _options(deployment: serve.Deployment, config: ServeConfig, num_replicas: int) -> serve.Deployment:
@@ -66,10 +67,10 @@ def _options(deployment: serve.Deployment, config: ServeConfig, num_replicas: in
     )
 
 
-def _teacher_actor(arguments: AppArguments) -> dict[str, Any]:
+def _teacher_actor(arguments: TeacherArguments) -> dict[str, Any]:
     cores = arguments.resources.cpus_per_worker
     # What Ray reserves must not become what the engine computes on: Ray sets OMP_NUM_THREADS to the reservation.
-    environment = {"OMP_NUM_THREADS": str(max(1, math.floor(cores))), **arguments.teacher_environment}
+    environment = {"OMP_NUM_THREADS": str(max(1, math.floor(cores))), **arguments.environment}
     return {
         "num_cpus": max(1.0, cores - _CPUS_BESIDE_TEACHER),
         "num_gpus": arguments.resources.gpus_per_worker,

@@ -1,102 +1,25 @@
-"""Bring the application to a cluster through Serve's config API, follow it until it runs, and take it away."""
+"""Bring a plan to a cluster through Serve's config API, follow it until it runs, and take it away."""
 
 from __future__ import annotations
 
 import errno
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from leader_platform import storage
-from leader_platform.artifacts import STUDENT, TEACHER, Run
-from leader_platform.config import LeaderConfig, fingerprint
-from leader_platform.errors import RunError, UserError
-from leader_platform.models.vllm_engine import engine_environment
-from leader_serve.dashboard import Dashboard, is_local, last_line
-from leader_serve.keys import read_keys
+from pydantic import ValidationError
 
-APPLICATION = "leader"
+from leader_platform.errors import RunError, UserError
+from leader_serve.dashboard import Dashboard, is_local, last_line
+from leader_serve.plans import Running
+from leader_serve.releases import APPLICATION, TEACHER_APPLICATIONS, IngressArguments
+
+OURS = (APPLICATION, *TEACHER_APPLICATIONS.values())
 _SHUTDOWN_TIMEOUT_S = 90.0
 _FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
 Say = Callable[[str], None]
-
-
-def prepare(run: str, config: LeaderConfig, with_teacher: bool = True, say: Say = lambda _: None) -> dict[str, Any]:
-    """The Serve config of a run, after checking that the run can be served.
-
-    Raises `UserError` without a trained student or, where others reach the port, without keys. A missing teacher is
-    told to `say` and left out.
-    """
-    opened = Run(run)
-    if not opened.has(STUDENT):
-        raise UserError(
-            f"The run {opened.uri} has no trained student; run `leader train --stage distill --run {opened.uri}`."
-        )
-    opened.manifest(STUDENT)  # a damaged run is refused here, in a sentence, and not in a replica's log
-    config = _with_keys(config)
-    teacher = with_teacher and config.serve.teacher
-    if teacher and not opened.has(TEACHER):
-        say(
-            f"The run has no teacher, so the student answers every request; "
-            f"`leader train --stage teacher --run {run}` makes one."
-        )
-        teacher = False
-    return serve_config(run, config, teacher)
-
-
-def _with_keys(config: LeaderConfig) -> LeaderConfig:
-    """The configuration with the place of callers' keys as replicas find it. `UserError` for keys that cannot be read,
-    and for an address that others reach without any."""
-    host, keys_file = config.serve.host, config.serve.keys_file
-    if keys_file is None:
-        if not is_local(f"http://{f'[{host}]' if ':' in host else host}"):
-            raise UserError(
-                f"{host} is reachable from other machines, and no keys are set for callers; make one with "
-                "`leader serve keys add NAME`, or keep to --set serve.host=127.0.0.1."
-            )
-        return config
-    keys_file = storage.absolute(keys_file)
-    if not read_keys(keys_file):
-        raise UserError(f"{keys_file} holds no key, so nobody could call; add one with `leader serve keys add NAME`.")
-    return config.model_copy(update={"serve": config.serve.model_copy(update={"keys_file": keys_file})})
-
-
-def serve_config(run: str, config: LeaderConfig, teacher: bool) -> dict[str, Any]:
-    """The application as Serve's declarative config (a ServeDeploySchema)."""
-    run = storage.absolute(run)
-    # Access logs would hold a line a request; what a hospital must audit belongs to the proxy before this one.
-    logging_config = {"enable_access_log": False}
-    arguments = {
-        "run": run,
-        "serve": config.serve.model_dump(mode="json"),
-        "resources": config.resources.model_dump(mode="json"),
-        "teacher": teacher,
-        "teacher_environment": teacher_environment(config) if teacher else {},
-        "revision": _revision(Run(run), teacher),
-    }
-    return {
-        "proxy_location": "EveryNode",
-        "http_options": {"host": config.serve.host, "port": config.serve.port},
-        "logging_config": logging_config,
-        "applications": [
-            {
-                "name": APPLICATION,
-                "route_prefix": "/",
-                "import_path": "leader_serve.app:build",
-                "logging_config": logging_config,
-                "args": arguments,
-            }
-        ],
-    }
-
-
-def teacher_environment(config: LeaderConfig) -> dict[str, str]:
-    """What the teacher's process must find set before it starts; see the measurements in docs/SERVING.md."""
-    if config.serve.teacher_engine != "vllm":
-        return {}
-    return engine_environment(config.features.kv_cache_gb, on_gpu=config.resources.gpus_per_worker > 0)
 
 
 def deploy(
@@ -107,7 +30,7 @@ def deploy(
     timeout_s: float = 900,
     token: str | None = None,
 ) -> None:
-    """Deploy a `serve_config` and wait until it runs.
+    """Deploy a plan of `plans` and wait until it runs.
 
     Raises `UserError` where the port is taken or the cluster serves something else, `RunError` with the application's
     message where it fails or does not run in time (an engine's start on a CPU takes about half a minute).
@@ -115,27 +38,44 @@ def deploy(
     dashboard = Dashboard(dashboard_url, token)
     details = dashboard.details()
     _refuse_other_applications(details, "deploying")
-    if details["applications"].get(APPLICATION, {}).get("status") == "DELETING":
+    if _merged(details, OURS)["status"] == "DELETING":
         _wait_until_gone(dashboard)
         details = dashboard.details()
     _check_port(dashboard_url, details, **config["http_options"])
     dashboard.put(config)
-    _wait_until_running(dashboard, on_progress, time.monotonic() + timeout_s)
+    names = [application["name"] for application in config["applications"]]
+    _wait_until_running(dashboard, names, on_progress, time.monotonic() + timeout_s)
+
+
+def running(dashboard_url: str, token: str | None = None) -> Running | None:
+    """What the cluster serves now; None where nothing is deployed by this version of the platform."""
+    applications = {
+        name: application["deployed_app_config"]
+        for name, application in Dashboard(dashboard_url, token).details()["applications"].items()
+        if name in OURS and application.get("deployed_app_config") and application["status"] != "DELETING"
+    }
+    try:
+        return Running(IngressArguments.model_validate(applications[APPLICATION]["args"]), applications)
+    except (KeyError, ValidationError):
+        return None
 
 
 def status(dashboard_url: str, token: str | None = None) -> dict[str, Any]:
-    """What runs: `status` (`NOT_DEPLOYED` where nothing does), `message`, `url` and the deployments' replicas."""
+    """What runs: `status` (`NOT_DEPLOYED` where nothing does), `message`, `url`, the runs that answer, and the
+    deployments' replicas."""
     details = Dashboard(dashboard_url, token).details()
-    application = details["applications"].get(APPLICATION)
-    if application is None:
-        return {"status": "NOT_DEPLOYED", "message": "", "url": None, "run": None, "deployments": {}}
+    merged = _merged(details, OURS)
+    if merged["status"] == "NOT_STARTED":
+        return {"status": "NOT_DEPLOYED", "message": "", "url": None, "run": None, "canary": None, "deployments": {}}
     options = details.get("http_options") or {}
-    configured = application.get("deployed_app_config") or {}
+    configured = (details["applications"].get(APPLICATION) or {}).get("deployed_app_config") or {}
+    stable, canary = (configured.get("args", {}).get(name) or {} for name in ("stable", "canary"))
     return {
-        "status": application["status"],
-        "message": application["message"],
+        "status": merged["status"],
+        "message": merged["message"],
         "url": f"http://{options.get('host')}:{options.get('port')}",
-        "run": configured.get("args", {}).get("run"),
+        "run": stable.get("run"),
+        "canary": canary.get("run"),
         "deployments": {
             name: {
                 "status": deployment["status"],
@@ -143,7 +83,7 @@ def status(dashboard_url: str, token: str | None = None) -> dict[str, Any]:
                 "target_replicas": deployment["target_num_replicas"],
                 "message": deployment["message"],
             }
-            for name, deployment in application["deployments"].items()
+            for name, deployment in merged["deployments"].items()
         },
     }
 
@@ -158,7 +98,7 @@ def shutdown(dashboard_url: str, token: str | None = None) -> bool:
         return False
     dashboard.delete()
     _wait_until_gone(dashboard)
-    return APPLICATION in details["applications"]
+    return _merged(details, OURS)["status"] != "NOT_STARTED"
 
 
 def _wait_until_gone(dashboard: Dashboard) -> None:
@@ -173,10 +113,30 @@ def _wait_until_gone(dashboard: Dashboard) -> None:
         time.sleep(0.5)
 
 
-def _wait_until_running(dashboard: Dashboard, on_progress: Say, deadline: float) -> None:
+def _merged(details: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """These applications of the cluster as one: the status of the worst, and all deployments."""
+    found = {name: details["applications"][name] for name in names if name in details["applications"]}
+    statuses = [application["status"] for application in found.values()]
+    others = [status for status in statuses if status != "RUNNING"]
+    failed = [status for status in others if status in _FAILED]
+    return {
+        "status": (failed or others or statuses or ["NOT_STARTED"])[0],
+        "message": " ".join(application["message"] for application in found.values() if application["message"]),
+        "deployments": {
+            ("Canary" if name == TEACHER_APPLICATIONS["canary"] else "") + deployment: about
+            for name, application in found.items()
+            for deployment, about in application["deployments"].items()
+        },
+    }
+
+
+def _wait_until_running(dashboard: Dashboard, names: Sequence[str], on_progress: Say, deadline: float) -> None:
     told = ""
     while True:
-        application = dashboard.details()["applications"].get(APPLICATION, {"status": "NOT_STARTED", "deployments": {}})
+        details = dashboard.details()
+        application = _merged(details, names)
+        if set(names) - set(details["applications"]):
+            application["status"] = "NOT_STARTED"
         line = _progress(application)
         if line != told:
             on_progress(line)
@@ -215,14 +175,8 @@ def _why(application: dict[str, Any]) -> str:
     return last_line(application["message"])
 
 
-def _revision(run: Run, teacher: bool) -> str:
-    """Digest of when and from what the run's models were made, so that a retrained run restarts the replicas."""
-    products = (STUDENT, TEACHER) if teacher else (STUDENT,)
-    return fingerprint(*((manifest["key"], manifest["finished_at"]) for manifest in map(run.manifest, products)))
-
-
 def _refuse_other_applications(details: dict[str, Any], doing: str) -> None:
-    others = sorted(set(details["applications"]) - {APPLICATION})
+    others = sorted(set(details["applications"]) - set(OURS))
     if others:
         raise UserError(
             f"The cluster also serves {', '.join(others)}, which {doing} would remove; "

@@ -9,11 +9,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from leader_serve.canary import Answering
 from leader_serve.guard import RequestGuard, error_response
 from leader_serve.keys import KeyRing
 from leader_serve.observer import Observer
 from leader_serve.problems import InvalidRequestError, ServingError, fields_of
-from leader_serve.recommender import Recommender
 from leader_serve.schemas import (
     NOTICE,
     BatchAnswer,
@@ -39,7 +39,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def build_http(
-    recommender: Recommender,
+    recommender: Answering,
     keys: KeyRing | None = None,
     observer: Observer | None = None,
     echo_request_id: bool = True,
@@ -65,7 +65,7 @@ def build_http(
     return app
 
 
-def _add_recommendations(app: FastAPI, recommender: Recommender) -> None:
+def _add_recommendations(app: FastAPI, recommender: Answering) -> None:
     @app.post("/v1/recommendations", responses=_ERRORS, summary="Recommend medications for one patient")
     async def recommendations(request: RecommendationRequest) -> RecommendationAnswer:
         return await recommender.recommend(request)
@@ -75,7 +75,7 @@ def _add_recommendations(app: FastAPI, recommender: Recommender) -> None:
         return BatchAnswer(items=await recommender.recommend_all(request.requests))
 
 
-def _add_observation(app: FastAPI, recommender: Recommender) -> None:
+def _add_observation(app: FastAPI, recommender: Answering) -> None:
     @app.get("/v1/models", summary="Which models answer, and which versions")
     async def models() -> ModelsAnswer:
         return ModelsAnswer(models=await recommender.models())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -25,6 +25,7 @@ from leader_serve.schemas import (
     RecommendationAnswer,
     RecommendationRequest,
     RecommendedMedication,
+    ReleaseName,
     RouteAnswer,
     VisitCodes,
     current_medications,
@@ -38,9 +39,15 @@ class Recommender:
     """Everything behind the HTTP endpoints, free of HTTP."""
 
     def __init__(
-        self, router: Router, interactions: InteractionTable, config: ServeConfig, observer: Observer | None = None
+        self,
+        router: Router,
+        interactions: InteractionTable,
+        config: ServeConfig,
+        observer: Observer | None = None,
+        release: ReleaseName = "stable",
     ) -> None:
         self._router = router
+        self._release = release
         self._interactions = interactions
         self._config = config
         self._observer = observer or Observer()
@@ -64,8 +71,8 @@ class Recommender:
         ]
 
     async def models(self) -> list[ModelStatus]:
-        student = _status("student", await self._router.describe("student"))
-        return [student, _status("teacher", await self._router.describe("teacher"))]
+        cards = {name: await self._router.describe(name) for name in get_args(ModelName)}
+        return [_status(name, self._release, card) for name, card in cards.items()]
 
     async def is_ready(self) -> bool:
         """Whether the student answers. The teacher's absence degrades an answer; the student's prevents it."""
@@ -157,11 +164,12 @@ def _alert(interaction: Interaction, names: Mapping[str, str]) -> InteractionAle
     )
 
 
-def _status(model: ModelName, card: ModelCard | None) -> ModelStatus:
+def _status(model: ModelName, release: ReleaseName, card: ModelCard | None) -> ModelStatus:
     if card is None:
-        return ModelStatus(model=model, available=False)
+        return ModelStatus(model=model, release=release, available=False)
     return ModelStatus(
         model=model,
+        release=release,
         available=True,
         version=card.version,
         threshold=card.threshold,

@@ -17,6 +17,7 @@ from leader_serve.observer import Observer
 from leader_serve.prediction import Model, ModelCard, Prediction, Query, log_failure
 from leader_serve.problems import ServingError
 from leader_serve.routing import (
+    Breaker,
     ExpectedLatency,
     Route,
     Situation,
@@ -74,6 +75,8 @@ class Router:
         self._student_timeout_s = student_timeout_s
         self._clock, self._draw = clock, draw
         self._teacher_latency = ExpectedLatency()
+        self._teacher_breaker = Breaker()
+        self._teacher_waiting = 0
         self._shadows: set[asyncio.Task[None]] = set()
 
     async def recommend(self, ask: Ask) -> Routed:
@@ -135,7 +138,8 @@ class Router:
         return Situation(
             is_first_visit=ask.query.record.is_first_visit,
             confidence=answer.confidence,
-            teacher_deployed=self._teacher is not None,
+            teacher_answers=self._teacher is not None and self._teacher_breaker.allows(now),
+            teacher_is_full=self._teacher_waiting >= self._config.max_teacher_waiting,
             remaining_s=None if ask.deadline_s is None else ask.deadline_s - (now - began),
             teacher_takes_s=self._teacher_latency.expected(now),
         )
@@ -165,19 +169,34 @@ class Router:
     async def _timed_teacher(self, query: Query, limit_s: float) -> Prediction:
         """Ask the teacher, and learn from how long it takes, or from having given up on it."""
         assert self._teacher is not None
+        if self._teacher_waiting >= self._config.max_teacher_waiting:
+            raise ModelOverloadedError
         began = self._clock()
-        self._observer.teacher_waits(+1)
+        self._teacher_breaker.tries(began)
+        self._wait_for_teacher(+1)
         try:
             async with asyncio.timeout(limit_s):
                 (prediction,) = await self._teacher.predict([query])
         except TimeoutError:
             self._teacher_latency.saw(self._clock() - began, self._clock())
+            if limit_s >= self._config.teacher_timeout_s:  # not the caller's haste
+                self._teacher_breaker.failed()
+            raise
+        except ModelOverloadedError:
+            raise
+        except Exception:
+            self._teacher_breaker.failed()
             raise
         finally:
-            self._observer.teacher_waits(-1)
+            self._wait_for_teacher(-1)
+        self._teacher_breaker.succeeded()
         self._teacher_latency.saw(self._clock() - began, self._clock())
         self._observer.model_answered("teacher", self._clock() - began)
         return prediction
+
+    def _wait_for_teacher(self, change: int) -> None:
+        self._teacher_waiting += change
+        self._observer.teacher_waits(change)
 
     def _compare(self, query: Query, answer: Prediction) -> None:
         """Ask the teacher too, now and then and in the background, and note how far the two agree."""

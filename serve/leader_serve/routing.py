@@ -21,7 +21,7 @@ REASON_TEXTS: Mapping[RouteReason, str] = {
     RouteReason.FIRST_VISIT: "No earlier visit is known, so the teacher answered.",
     RouteReason.LOW_CONFIDENCE: "The student was unsure, so the teacher answered.",
     RouteReason.HISTORY_KNOWN: "Earlier visits are known and the student was sure enough, so it answered.",
-    RouteReason.TEACHER_UNAVAILABLE: "The teacher was wanted, but none is deployed, so the student answered.",
+    RouteReason.TEACHER_UNAVAILABLE: "The teacher was wanted, but is not there or fails, so the student answered.",
     RouteReason.TEACHER_FAILED: "The teacher failed, so the student answered.",
     RouteReason.TEACHER_TIMEOUT: "The teacher took too long, so the student answered.",
     RouteReason.TEACHER_OVERLOADED: "The teacher has too many requests waiting, so the student answered.",
@@ -44,7 +44,8 @@ class Situation:
 
     is_first_visit: bool
     confidence: float
-    teacher_deployed: bool
+    teacher_answers: bool  # one is deployed, and did not fail again and again just now
+    teacher_is_full: bool = False
     remaining_s: float | None = None  # until the request's deadline; None without one
     teacher_takes_s: float | None = None  # what the teacher takes now; None where nothing is known
 
@@ -67,8 +68,10 @@ def decide(choice: ModelChoice, named: bool, situation: Situation, min_confidenc
         wanted = RouteReason.LOW_CONFIDENCE
     else:
         return Route("student", RouteReason.HISTORY_KNOWN)
-    if not situation.teacher_deployed:
+    if not situation.teacher_answers:
         return Route("student", RouteReason.TEACHER_UNAVAILABLE, degraded=True)
+    if situation.teacher_is_full:
+        return Route("student", RouteReason.TEACHER_OVERLOADED, degraded=True)
     remaining, takes = situation.remaining_s, situation.teacher_takes_s
     if remaining is not None and remaining < (takes or 0.0):
         return Route("student", RouteReason.DEADLINE, degraded=True)
@@ -94,6 +97,32 @@ def confidence(probabilities: np.ndarray, threshold: float) -> float:
 def agreement(ours: set[str], theirs: set[str]) -> float:
     """The Jaccard index of two recommendations; 1 where both are empty."""
     return len(ours & theirs) / len(ours | theirs) if ours | theirs else 1.0
+
+
+class Breaker:
+    """Whether a model is worth asking: not for a while after several failures in a row, then by one request at a time
+    (a circuit breaker). So a model that hangs costs a few requests their patience, and not all."""
+
+    def __init__(self, failures: int = 3, rest_s: float = 10.0) -> None:
+        self._limit, self._rest_s = failures, rest_s
+        self._failures = 0
+        self._tried_at = 0.0
+
+    def allows(self, now: float) -> bool:
+        """Whether a request may ask now."""
+        return self._failures < self._limit or now - self._tried_at >= self._rest_s
+
+    def tries(self, now: float) -> None:
+        """A request asks."""
+        self._tried_at = now
+
+    def succeeded(self) -> None:
+        """It was answered."""
+        self._failures = 0
+
+    def failed(self) -> None:
+        """It was not."""
+        self._failures += 1
 
 
 class ExpectedLatency:

@@ -49,6 +49,7 @@ class RouteReason(StrEnum):
 
 
 ModelName = Literal["student", "teacher"]
+ReleaseName = Literal["stable", "canary"]
 Between = Literal["recommended", "recommended-current"]
 
 
@@ -255,6 +256,7 @@ class BatchAnswer(_Message):
 
 class ModelStatus(_Answered):
     model: ModelName
+    release: ReleaseName = "stable"
     available: bool
     version: str | None = None
     threshold: float | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from ray import serve
 
 from leader_platform.data.records import PatientRecord
 from leader_serve.metrics import RayMetrics
+from leader_serve.microbatch import MicroBatcher
 from leader_serve.observer import Observer
 from leader_serve.prediction import ModelCard, Prediction, Query, card, choose, without_patient_content
 
@@ -28,18 +28,16 @@ class Student:
 
         self._predictor = StudentPredictor.load(run)
         self._observer = observer or RayMetrics()
+        self._batcher = MicroBatcher(self._probabilities, MAX_BATCH_SIZE)
 
-    # No wait: what arrives while one batch computes becomes the next batch, so batches grow with the load, and a lone
-    # request is not delayed. The thread keeps the event loop free for health checks and for that queue to fill.
-    @serve.batch(max_batch_size=MAX_BATCH_SIZE, batch_wait_timeout_s=0.0)
-    async def _probabilities(self, records: list[PatientRecord]) -> list[np.ndarray]:
+    def _probabilities(self, records: list[PatientRecord]) -> list[np.ndarray]:
         self._observer.student_batch(len(records))
-        return list(await asyncio.to_thread(self._predictor.predict, records))
+        return list(self._predictor.predict(records))
 
     async def predict(self, queries: Sequence[Query]) -> list[Prediction]:
         """One prediction a query, in order. The queries of all concurrent calls are batched together."""
         with without_patient_content("student"):
-            rows = await asyncio.gather(*(self._probabilities(query.record) for query in queries))
+            rows = await self._batcher.ask([query.record for query in queries])
             return [choose(self._predictor, query, row) for query, row in zip(queries, rows, strict=True)]
 
     async def describe(self) -> ModelCard:

@@ -1,8 +1,7 @@
-"""Serve's config of a run, the checks before it, and the wait after it, against a dashboard in memory."""
+"""Plans brought to a cluster and taken away again, against a dashboard in memory."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,103 +9,19 @@ from typing import Any
 
 import httpx
 import pytest
-from ray.serve.schema import ServeDeploySchema
+from support.served import CONFIG, trained
 
 from leader_platform.config import LeaderConfig
 from leader_platform.errors import RunError, UserError
 from leader_platform.settings import load_config
 from leader_serve import deploy as deployment
-from leader_serve.app import AppArguments, build
 from leader_serve.dashboard import Dashboard
-from leader_serve.keys import add_key, remove_key
-
-CONFIG = load_config(LeaderConfig(), None, ["serve.port=18231"])
+from leader_serve.plans import prepare
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    for product in ("student", "teacher"):
-        trained(tmp_path, product, "2026-01-01")
-    return tmp_path
-
-
-def trained(run: Path, product: str, finished_at: str) -> None:
-    (run / product).mkdir(exist_ok=True)
-    (run / product / "manifest.json").write_text(json.dumps({"key": "abc", "finished_at": finished_at}))
-
-
-def arguments(plan: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = plan["applications"][0]["args"]
-    return found
-
-
-def test_the_config_is_what_serve_accepts_and_builds(run: Path) -> None:
-    plan = deployment.prepare(str(run), CONFIG)
-    schema = ServeDeploySchema.model_validate(plan)
-    assert (schema.http_options.host, schema.http_options.port) == ("127.0.0.1", 18231)
-    assert schema.logging_config is not None
-    assert not schema.logging_config.enable_access_log
-    (application,) = schema.applications
-    assert (application.name, application.route_prefix) == ("leader", "/")
-    ingress = build(AppArguments.model_validate(application.args))._bound_deployment
-    assert ingress.name == "Ingress"
-    assert ingress.max_queued_requests == CONFIG.serve.max_queued_requests
-    assert ingress.backpressure_config.retry_after_s == 1
-
-
-def test_the_teacher_leaves_room_and_keeps_its_threads(run: Path) -> None:
-    plan = deployment.prepare(str(run), CONFIG)
-    teacher = build(AppArguments.model_validate(arguments(plan)))._bound_deployment.init_args[3]._bound_deployment
-    options = teacher.ray_actor_options
-    assert options["num_cpus"] == 1.0
-    assert options["runtime_env"]["env_vars"]["OMP_NUM_THREADS"] == "2"
-    assert options["runtime_env"]["env_vars"]["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"
-
-
-def test_where_the_student_computes_is_a_setting(run: Path) -> None:
-    inside = load_config(CONFIG, None, ["serve.student_replicas=3"])
-    ingress = build(AppArguments.model_validate(arguments(deployment.prepare(str(run), inside))))._bound_deployment
-    assert (ingress.num_replicas, ingress.init_args[2]) == (3, None)
-    apart = load_config(inside, None, ["serve.student=deployment"])
-    ingress = build(AppArguments.model_validate(arguments(deployment.prepare(str(run), apart))))._bound_deployment
-    student = ingress.init_args[2]._bound_deployment
-    assert (ingress.num_replicas, student.name, student.num_replicas) == (1, "Student", 3)
-
-
-def test_others_reach_the_port_with_keys_alone(run: Path) -> None:
-    public = load_config(CONFIG, None, ["serve.host=0.0.0.0"])
-    with pytest.raises(UserError, match=r"0\.0\.0\.0 is reachable .*`leader serve keys add NAME`"):
-        deployment.prepare(str(run), public)
-    path = run / "keys.json"
-    with_keys = load_config(public, None, [f"serve.keys_file={path}"])
-    with pytest.raises(UserError, match="There is no key file"):
-        deployment.prepare(str(run), with_keys)
-    add_key(str(path), "ward-7")
-    assert arguments(deployment.prepare(str(run), with_keys))["serve"]["keys_file"] == str(path)
-    remove_key(str(path), "ward-7")
-    with pytest.raises(UserError, match="holds no key"):
-        deployment.prepare(str(run), with_keys)
-
-
-def test_a_retrained_run_changes_the_arguments_and_nothing_else_does(run: Path) -> None:
-    before = deployment.prepare(str(run), CONFIG)
-    assert deployment.prepare(str(run), CONFIG) == before
-    trained(run, "student", "2026-01-02")
-    assert arguments(deployment.prepare(str(run), CONFIG))["revision"] != arguments(before)["revision"]
-
-
-def test_a_run_without_a_student_names_the_command_that_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"leader train --stage distill --run {tmp_path}"):
-        deployment.prepare(str(tmp_path), CONFIG)
-
-
-def test_a_run_without_a_teacher_is_deployed_without_and_says_so(run: Path) -> None:
-    (run / "teacher" / "manifest.json").unlink()
-    said: list[str] = []
-    assert not arguments(deployment.prepare(str(run), CONFIG, say=said.append))["teacher"]
-    assert "no teacher" in said[0]
-    assert not arguments(deployment.prepare(str(run), CONFIG, with_teacher=False, say=said.append))["teacher"]
-    assert len(said) == 1
+    return trained(tmp_path)
 
 
 class FakeDashboard:
@@ -154,7 +69,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def deploy(run: Path, said: list[str] | None = None, timeout_s: float = 60) -> None:
-    plan = deployment.prepare(str(run), CONFIG)
+    plan = prepare(str(run), CONFIG, with_teacher=False)
     deployment.deploy("http://ray.example:8265", plan, (said if said is not None else []).append, timeout_s=timeout_s)
 
 
@@ -178,6 +93,35 @@ def test_a_deployment_that_never_starts_ends_in_a_sentence(run: Path, use: Any) 
     use(FakeDashboard(state("DEPLOYING", deployment_status="UPDATING")))
     with pytest.raises(RunError, match="did not run in time"):
         deploy(run, timeout_s=0)
+
+
+def test_a_teacher_that_fails_fails_the_deployment(run: Path, use: Any) -> None:
+    """Ingress and teacher are two applications, and told as one."""
+    fake = use(FakeDashboard(state("RUNNING")))
+    plan = prepare(str(run), CONFIG)
+    with pytest.raises(RunError, match=r"did not run in time \(not started, Student 1/1\)"):
+        deployment.deploy("http://ray.example:8265", plan, timeout_s=0)
+    broken = state("DEPLOY_FAILED", "No engine.", "DEPLOY_FAILED")
+    broken["deployments"] = {"Teacher": {**broken["deployments"]["Student"], "name": "Teacher"}}
+    fake.others = {"leader-teacher": broken}
+    with pytest.raises(RunError, match=r"could not be deployed: Teacher: No engine\."):
+        deployment.deploy("http://ray.example:8265", plan)
+    told = deployment.status("http://ray.example:8265")
+    assert (told["status"], set(told["deployments"])) == ("DEPLOY_FAILED", {"Student", "Teacher"})
+
+
+def test_what_runs_is_read_back_from_the_cluster(run: Path, use: Any) -> None:
+    fake = use(FakeDashboard())
+    assert deployment.running("http://ray.example:8265") is None
+    plan = prepare(str(run), CONFIG)
+    fake.others = {one["name"]: {**state("RUNNING"), "deployed_app_config": one} for one in plan["applications"]}
+    found = deployment.running("http://ray.example:8265")
+    assert found is not None
+    assert prepare(str(run), CONFIG, running=found) == plan
+    told = deployment.status("http://ray.example:8265")
+    assert (told["run"], told["canary"]) == (str(run), None)
+    fake.others["leader"]["deployed_app_config"]["args"] = {"run": "of an older version"}
+    assert deployment.running("http://ray.example:8265") is None
 
 
 def test_other_applications_are_not_removed(run: Path, use: Any) -> None:
@@ -229,7 +173,7 @@ def test_a_taken_port_is_named(run: Path, use: Any) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        plan = deployment.prepare(str(run), load_config(LeaderConfig(), None, [f"serve.port={port}"]))
+        plan = prepare(str(run), load_config(LeaderConfig(), None, [f"serve.port={port}"]))
         with pytest.raises(UserError, match=f"Port {port} is taken.*--set serve.port="):
             deployment.deploy("http://127.0.0.1:8265", plan)
 

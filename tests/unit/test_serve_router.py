@@ -203,3 +203,31 @@ def test_a_shadow_that_fails_is_nobodys_concern() -> None:
 
     assert asyncio.run(ask()).route == Route("student", RouteReason.SHADOW)
     assert seen.agreements == []
+
+
+def test_a_teacher_that_fails_is_left_alone_after_a_few_and_tried_again() -> None:
+    now = [0.0]
+    teacher = Scripted("t", RuntimeError())
+    router = Router(Scripted("s"), teacher, ServeConfig(), clock=lambda: now[0])
+
+    async def reasons(number: int) -> list[RouteReason]:
+        return [(await router.recommend(Ask(AUTO, FIRST))).route.reason for _ in range(number)]
+
+    failed, rests = RouteReason.TEACHER_FAILED, RouteReason.TEACHER_UNAVAILABLE
+    assert asyncio.run(reasons(5)) == [failed] * 3 + [rests] * 2
+    now[0] = 10
+    assert asyncio.run(reasons(2)) == [failed, rests]
+    now[0], teacher.error = 20, None
+    assert asyncio.run(reasons(2)) == [RouteReason.FIRST_VISIT] * 2
+
+
+def test_no_more_than_a_few_wait_for_the_teacher() -> None:
+    """So a teacher that hangs does not hold what the student could answer."""
+    teacher = Scripted("t", takes=0.05)
+    router = route(Scripted("s"), teacher, max_teacher_waiting=2)
+    outcomes = asyncio.run(router.recommend_all([Ask(AUTO, FIRST)] * 4 + [Ask(TEACHER, FIRST)]))
+    reasons = [outcome.route.reason for outcome in outcomes if isinstance(outcome, Routed)]
+    assert reasons == [RouteReason.FIRST_VISIT] * 2 + [RouteReason.TEACHER_OVERLOADED] * 2
+    assert isinstance(outcomes[4], ServingError)
+    assert (outcomes[4].status, outcomes[4].code) == (503, "overloaded")
+    assert len(teacher.calls) == 2

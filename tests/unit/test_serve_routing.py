@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from leader_serve.problems import ServingError
 from leader_serve.routing import (
     REASON_TEXTS,
+    Breaker,
     ExpectedLatency,
     Route,
     Situation,
@@ -25,10 +26,26 @@ from leader_serve.schemas import ModelChoice, RouteReason
 AUTO, STUDENT, SHADOW = ModelChoice.AUTO, ModelChoice.STUDENT, ModelChoice.SHADOW
 
 
-def situation(first: bool = False, sure: float = 0.9, teacher: bool = True, **times: float) -> Situation:
-    return Situation(
-        first, sure, teacher, remaining_s=times.get("remaining"), teacher_takes_s=times.get("takes")
-    )  # fmt: skip
+def test_a_breaker_opens_after_failures_and_lets_one_try_again() -> None:
+    breaker = Breaker(failures=2, rest_s=10)
+    breaker.failed()
+    breaker.succeeded()
+    breaker.failed()
+    assert breaker.allows(0)
+    breaker.tries(1)
+    breaker.failed()
+    assert not breaker.allows(10.9)
+    assert breaker.allows(11)
+    breaker.tries(11)
+    assert not breaker.allows(12), "more than one tries again"
+    breaker.succeeded()
+    assert breaker.allows(12)
+
+
+def situation(
+    first: bool = False, sure: float = 0.9, teacher: bool = True, full: bool = False, **times: float
+) -> Situation:
+    return Situation(first, sure, teacher, full, times.get("remaining"), times.get("takes"))
 
 
 @pytest.mark.parametrize(
@@ -41,6 +58,7 @@ def situation(first: bool = False, sure: float = 0.9, teacher: bool = True, **ti
         (situation(sure=0.4), Route("student", RouteReason.HISTORY_KNOWN)),
         (situation(first=True, teacher=False), Route("student", RouteReason.TEACHER_UNAVAILABLE, True)),
         (situation(sure=0.1, teacher=False), Route("student", RouteReason.TEACHER_UNAVAILABLE, True)),
+        (situation(first=True, full=True), Route("student", RouteReason.TEACHER_OVERLOADED, True)),
         (situation(first=True, remaining=2, takes=3), Route("student", RouteReason.DEADLINE, True)),
         (situation(first=True, remaining=3, takes=2), Route("teacher", RouteReason.FIRST_VISIT)),
         (situation(first=True, remaining=2), Route("teacher", RouteReason.FIRST_VISIT)),  # nothing known: it is tried
