@@ -30,6 +30,7 @@ _UNAVAILABLE: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorAnswer, "description": "No model can answer now; see the header Retry-After."},
 }
 _ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorAnswer, "description": "The body is no text."},
     401: {"model": ErrorAnswer, "description": "No key, or one that is not known."},
     413: {"model": ErrorAnswer, "description": "More than the limits allow."},
     422: {"model": ErrorAnswer, "description": "A field is not as it should be; the error names it."},

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
+from support import answering
+from support.answering import InMemory
 
 from leader_platform.config import LeaderConfig, ServeConfig
-from leader_platform.data.records import PatientRecord
 from leader_platform.errors import RunError, UserError
 from leader_platform.settings import load_config
 from leader_serve.client import LeaderClient
@@ -22,7 +21,7 @@ from leader_serve.guard import MAX_BODY_BYTES
 from leader_serve.http_api import build_http
 from leader_serve.keys import KeyRing, add_key
 from leader_serve.observer import Observer
-from leader_serve.prediction import Model, ModelCard, Prediction, Query, card, choose, without_patient_content
+from leader_serve.prediction import Model, without_patient_content
 from leader_serve.recommender import Recommender
 from leader_serve.router import ModelOverloadedError, Router
 from leader_serve.safety import InteractionTable
@@ -33,35 +32,9 @@ FIRST = {"visits": [{"diagnoses": ["ICD10CM:I10"]}]}
 SECRET = "ICD10CM:S3CRET"
 
 
-class InMemory:
-    """A predictor with three medications, called as a deployment is."""
-
-    medications = ("ATC:A02B", "ATC:B01A", "ATC:C09A")
-    medication_names = {"ATC:A02B": "ulcer", "ATC:B01A": "thrombosis", "ATC:C09A": "ace", "ATC:N02B": "pain"}  # noqa: RUF012
-    threshold = 0.5
-
-    def __init__(self, version: str, error: Exception | None = None) -> None:
-        self.version = version
-        self.error = error
-
-    def unknown_codes(self, record: PatientRecord) -> list[str]:
-        return [code for code in record.current.diagnoses if code == "ICD10CM:X9"]
-
-    async def predict(self, queries: Sequence[Query]) -> list[Prediction]:
-        if self.error is not None:
-            raise self.error
-        return [choose(self, query, np.array([0.6, 0.9, 0.2], np.float32)) for query in queries]
-
-    async def describe(self) -> ModelCard:
-        if self.error is not None:
-            raise self.error
-        return card(self)
-
-
 def application(student: Model, teacher: Model | None = None, *settings: str) -> httpx.ASGITransport:
     config: ServeConfig = load_config(LeaderConfig(), None, settings).serve
-    recommender = Recommender(Router(student, teacher, config), InteractionTable([INTERACTION]), config)
-    return httpx.ASGITransport(build_http(recommender), raise_app_exceptions=False)
+    return httpx.ASGITransport(answering.application(student, teacher, config), raise_app_exceptions=False)
 
 
 def call(
