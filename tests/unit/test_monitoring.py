@@ -1,0 +1,64 @@
+"""Dashboards and alerts name metrics that there are."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from leader_serve.metrics import RayMetrics
+
+DEPLOY = Path(__file__).parent.parent.parent / "deploy"
+RULES, DASHBOARD = DEPLOY / "prometheus/leader.rules.yml", DEPLOY / "grafana/leader_serving.json"
+
+
+def exported() -> dict[str, set[str]]:
+    """What Ray makes of each metric's name, and its tags."""
+    suffixes = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_sum", "_count")}
+    metrics = [value for value in vars(RayMetrics()).values() if hasattr(value, "info")]
+    return {
+        f"ray_{metric.info['name']}{suffix}": set(metric.info["tag_keys"])
+        for metric in metrics
+        for suffix in suffixes[type(metric).__name__]
+    }
+
+
+def rules() -> list[str]:
+    return [rule["expr"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def panels() -> list[str]:
+    dashboard = json.loads(DASHBOARD.read_text())
+    return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+
+
+@pytest.mark.parametrize("expression", [*rules(), *panels()])
+def test_an_expression_names_metrics_and_tags_that_there_are(expression: str) -> None:
+    known = exported()
+    used = set(re.findall(r"ray_leader_\w+", expression))
+    assert used
+    assert used <= set(known)
+    tags = set(re.findall(r"(\w+)=~?\"", expression))
+    for names in re.findall(r"by \(([^)]*)\)", expression):
+        tags |= {name.strip() for name in names.split(",")}
+    assert tags - {"le", "job"} <= set().union(*(known[name] for name in used))
+
+
+def test_every_metric_is_shown() -> None:
+    shown = set(re.findall(r"ray_(leader_\w+?)(?:_total|_bucket|_sum|_count)?\b", " ".join(panels())))
+    assert shown == {re.sub(r"_(total|bucket|sum|count)$", "", name).removeprefix("ray_") for name in exported()}
+
+
+def test_alerts_fire_when_they_should() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    done = subprocess.run(
+        [promtool, "test", "rules", "leader.test.yml"], cwd=RULES.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
