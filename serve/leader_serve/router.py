@@ -178,7 +178,7 @@ class Router:
             async with asyncio.timeout(limit_s):
                 (prediction,) = await self._teacher.predict([query])
         except TimeoutError:
-            self._teacher_latency.saw(self._clock() - began, self._clock())
+            self._teacher_latency.gave_up(self._clock() - began, self._clock())
             if limit_s >= self._config.teacher_timeout_s:  # not the caller's haste
                 self._teacher_breaker.failed()
             raise

@@ -139,8 +139,13 @@ class ExpectedLatency:
         self._deviation = 0.0
         self._seen_at = 0.0
 
+    def gave_up(self, seconds: float, now: float) -> None:
+        """No answer came within so long: as far as is known it takes twice that, as TCP backs off."""
+        self._mean = max(2 * seconds, self.expected(now) or 0.0)
+        self._deviation, self._seen_at = 0.0, now
+
     def saw(self, seconds: float, now: float) -> None:
-        """An answer, or giving up on one, took so long."""
+        """An answer took so long."""
         if self._mean is None or now - self._seen_at > self._forgotten_after_s:
             self._mean, self._deviation = seconds, seconds / 2
         else:

@@ -122,3 +122,16 @@ def test_expected_latency_follows_what_was_seen_and_forgets_it() -> None:
     assert latency.expected(161) is None
     latency.saw(1.0, 200)  # what was long ago does not count
     assert latency.expected(200) == pytest.approx(2.0)
+
+
+def test_giving_up_soon_does_not_make_a_model_fast() -> None:
+    latency = ExpectedLatency()
+    latency.saw(2.0, 0)
+    before = latency.expected(0)
+    latency.gave_up(0.01, 1)
+    assert latency.expected(1) == before
+    latency.gave_up(3.0, 2)
+    assert latency.expected(2) == 6.0
+    nothing_known = ExpectedLatency()
+    nothing_known.gave_up(0.5, 0)
+    assert nothing_known.expected(0) == 1.0
