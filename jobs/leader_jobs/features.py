@@ -34,6 +34,7 @@ from leader_platform.preload import preload_environment
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+_BATCHES_A_BLOCK = 16
 LIGHT = 0.1  # CPUs that a stage asks for which only moves data to or from the engine
 
 
@@ -118,13 +119,19 @@ def _tokens(data: PreparedData, config: LeaderConfig, parts: dict[str, str], don
     import ray
 
     finished = pa.array(sorted(done), pa.string())
+    # What an engine's task has read reaches the disk when its block is done, and only that outlives a kill.
+    block = _BATCHES_A_BLOCK * config.features.batch_size
 
     def read(batch: Any) -> pa.Table:
-        samples = storage.read_parquet(str(batch["part"][0]), SAMPLE_COLUMNS)
+        samples = storage.read_parquet(str(batch["part"][0]), SAMPLE_COLUMNS).slice(int(batch["start"][0]), block)
         samples = samples.filter(pc.invert(pc.is_in(samples["sample_id"], finished)))
         return samples.append_column("chunk", pa.array([str(batch["chunk"][0])] * len(samples), pa.string()))
 
-    rows = [{"part": part, "chunk": name} for part, name in parts.items()]
+    rows = [
+        {"part": part, "chunk": name, "start": start}
+        for part, name in parts.items()
+        for start in range(0, storage.num_rows(part), block)
+    ]
     return (
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map_batches(read, batch_size=1, num_cpus=LIGHT)
