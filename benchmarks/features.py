@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -91,7 +92,7 @@ def seconds_of_stage(prompts: list[list[int]], num_cpus: int) -> float:
     """Seconds from tokens in Ray's store to the last state, the engine's start included."""
     import torch
 
-    from leader_jobs.features import _vllm
+    from leader_jobs.features import BATCHES_A_BLOCK, _vllm
     from leader_platform.config import LeaderConfig, ResourcesConfig
     from leader_platform.models.backbone import EMBEDDED, model_folder
     from leader_platform.ray_session import ray_session
@@ -103,7 +104,8 @@ def seconds_of_stage(prompts: list[list[int]], num_cpus: int) -> float:
     with ray_session(num_cpus=num_cpus):
         import ray  # reads its environment when it is imported
 
-        tokens = ray.data.from_items(rows, override_num_blocks=8).materialize()
+        num_blocks = math.ceil(len(rows) / (BATCHES_A_BLOCK * config.features.batch_size))  # as in the stage
+        tokens = ray.data.from_items(rows, override_num_blocks=num_blocks).materialize()
         began = time.perf_counter()
         states = _vllm(tokens, model_folder(EMBEDDED), config)
         number = sum(len(batch["sample_id"]) for batch in states.iter_batches(batch_size=None))

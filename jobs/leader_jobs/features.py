@@ -34,7 +34,7 @@ from leader_platform.preload import preload_environment
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-_BATCHES_A_BLOCK = 16
+BATCHES_A_BLOCK = 16  # so much of an engine's work is lost at most when a run is killed
 LIGHT = 0.1  # CPUs that a stage asks for which only moves data to or from the engine
 
 
@@ -119,8 +119,8 @@ def _tokens(data: PreparedData, config: LeaderConfig, parts: dict[str, str], don
     import ray
 
     finished = pa.array(sorted(done), pa.string())
-    # What an engine's task has read reaches the disk when its block is done, and only that outlives a kill.
-    block = _BATCHES_A_BLOCK * config.features.batch_size
+    # What an engine has read of a block reaches the disk when the block is done.
+    block = BATCHES_A_BLOCK * config.features.batch_size
 
     def read(batch: Any) -> pa.Table:
         samples = storage.read_parquet(str(batch["part"][0]), SAMPLE_COLUMNS).slice(int(batch["start"][0]), block)
