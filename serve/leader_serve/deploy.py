@@ -38,7 +38,7 @@ def deploy(
     dashboard = Dashboard(dashboard_url, token)
     details = dashboard.details()
     _refuse_other_applications(details, "deploying")
-    if _merged(details, OURS)["status"] == "DELETING":
+    if _is_ending(details, APPLICATION):
         _wait_until_gone(dashboard)
         details = dashboard.details()
     _check_port(dashboard_url, details, **config["http_options"])
@@ -114,8 +114,13 @@ def _wait_until_gone(dashboard: Dashboard) -> None:
 
 
 def _merged(details: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """These applications of the cluster as one: the status of the worst, and all deployments."""
-    found = {name: details["applications"][name] for name in names if name in details["applications"]}
+    """These applications of the cluster as one: the status of the worst, and all deployments. A teacher that is on its
+    way out is none of them."""
+    found = {
+        name: details["applications"][name]
+        for name in names
+        if name in details["applications"] and not (name != APPLICATION and _is_ending(details, name))
+    }
     statuses = [application["status"] for application in found.values()]
     others = [status for status in statuses if status != "RUNNING"]
     failed = [status for status in others if status in _FAILED]
@@ -130,12 +135,16 @@ def _merged(details: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _is_ending(details: dict[str, Any], name: str) -> bool:
+    return bool(details["applications"].get(name, {}).get("status") == "DELETING")
+
+
 def _wait_until_running(dashboard: Dashboard, names: Sequence[str], on_progress: Say, deadline: float) -> None:
     told = ""
     while True:
         details = dashboard.details()
         application = _merged(details, names)
-        if set(names) - set(details["applications"]):
+        if any(name not in details["applications"] or _is_ending(details, name) for name in names):
             application["status"] = "NOT_STARTED"
         line = _progress(application)
         if line != told:

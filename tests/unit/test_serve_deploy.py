@@ -110,6 +110,16 @@ def test_a_teacher_that_fails_fails_the_deployment(run: Path, use: Any) -> None:
     assert (told["status"], set(told["deployments"])) == ("DEPLOY_FAILED", {"Student", "Teacher"})
 
 
+def test_a_teacher_on_its_way_out_holds_nothing_up(run: Path, use: Any) -> None:
+    fake = use(FakeDashboard(state("RUNNING")))
+    fake.others = {"leader-teacher": state("DELETING")}
+    deploy(run)
+    fake.others["leader"] = state("RUNNING")
+    assert deployment.status("http://ray.example:8265")["status"] == "RUNNING"
+    with pytest.raises(RunError, match="did not run in time"):  # it is to come back, and has not
+        deployment.deploy("http://ray.example:8265", prepare(str(run), CONFIG), timeout_s=0)
+
+
 def test_what_runs_is_read_back_from_the_cluster(run: Path, use: Any) -> None:
     fake = use(FakeDashboard())
     assert deployment.running("http://ray.example:8265") is None
