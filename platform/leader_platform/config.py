@@ -370,7 +370,10 @@ class ServeConfig(_Frozen):
     )
     teacher_timeout_s: float = Field(30.0, gt=0, description="Seconds after which `auto` falls back to the student.")
     max_teacher_waiting: int = Field(
-        16, ge=1, description="Requests of one ingress replica that may wait for the teacher; more get the student's."
+        32,
+        ge=1,
+        description="Patients of one ingress replica that may wait for the teacher; more get the student's. Half of "
+        "`max_ongoing_requests`, so that a teacher that hangs leaves room for the rest.",
     )
     student_replicas: int = Field(1, ge=1, description="Replicas that hold the student, wherever it computes.")
     teacher_replicas: int = Field(1, ge=1)
