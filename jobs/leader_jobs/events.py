@@ -22,7 +22,7 @@ from leader_platform.config import LeaderConfig
 from leader_platform.data.drugs import DrugMap
 from leader_platform.data.prescriptions import MAPPED_SCHEMA, map_prescriptions
 from leader_platform.data.sources.events import EVENT_SCHEMAS, PATIENT_TABLES, Source
-from leader_platform.data.sources.raw import RawTable, sha256
+from leader_platform.data.sources.raw import RawTable
 from leader_platform.data.tallies import Tally, plain, tally_of
 from leader_platform.errors import UserError
 
@@ -73,7 +73,7 @@ def write_events(
         blocks = tables[kind].map(_reader(source, kind, drugs))
         written, tally = _write_table(kind, blocks, num_shards, directory)
         uri = tables[kind].uri
-        return {"uri": uri, "sha256": sha256(uri), "written": written, "tally": plain(tally)}
+        return {"uri": uri, "sha256": storage.sha256(uri), "written": written, "tally": plain(tally)}
 
     largest_first = sorted(tables, key=lambda kind: kind not in _ROW_BYTES)
     answers = on_each(read, largest_first, out)

@@ -37,7 +37,7 @@ from leader_platform.data.interactions import GAMENET_FILE, interactions, substa
 from leader_platform.data.manifest import Counted, fault_warnings, manifest
 from leader_platform.data.sources import SOURCES
 from leader_platform.data.sources.events import PATIENT_TABLES, TITLE_TABLES
-from leader_platform.data.sources.raw import RawTable, sha256
+from leader_platform.data.sources.raw import RawTable
 from leader_platform.data.tallies import Tally, plain, tally_of
 from leader_platform.data.vocabulary import fit_vocabulary
 from leader_platform.errors import UserError
@@ -214,4 +214,4 @@ def _write_titles(
 
 def _terminology_checksums(terminology: str | None) -> dict[str, str]:
     files = [storage.join(terminology, name) for name in TERMINOLOGY_TABLES] if terminology else []
-    return {file.rsplit("/", 1)[-1]: sha256(file) for file in files if storage.exists(file)}
+    return {file.rsplit("/", 1)[-1]: storage.sha256(file) for file in files if storage.exists(file)}

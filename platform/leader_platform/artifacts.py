@@ -18,6 +18,7 @@ from leader_platform.errors import UserError
 TITLES, TEACHER, FEATURES = "titles", "teacher", "features"
 STUDENT, STUDENT_ALONE, EVALUATION = "student", "student_alone", "evaluation"
 STAGES = (TITLES, TEACHER, FEATURES, STUDENT, STUDENT_ALONE, EVALUATION)
+MODELS = (TEACHER, STUDENT, STUDENT_ALONE)  # what is loaded to answer patients
 _MADE_BY = {STUDENT: "distill", STUDENT_ALONE: "student"}
 _PACKAGES = ("leader-platform", "ray", "torch", "transformers", "peft")
 
@@ -78,13 +79,31 @@ class Run:
             yield staging
             storage.write_bytes(storage.join(staging, "configuration.yaml"), to_yaml(config).encode())
             manifest = {**identity, "finished_at": _now(), "versions": _versions(), **about}
+            if stage in MODELS:
+                manifest["sha256"] = _checksums(staging)
             storage.write_json(storage.join(staging, "manifest.json"), manifest)
         self._update_overview()
+
+    def verify(self, stage: str) -> None:
+        """Read a model's files and hold them against the checksums in its manifest; one that was written before there
+        were any passes. `UserError` for a file that is missing, damaged or changed."""
+        expected = self.manifest(stage).get("sha256", {})
+        found = _checksums(self.path(stage)) if expected else {}
+        for name, checksum in expected.items():
+            if found.get(name) != checksum:
+                fault = "is not what the stage wrote" if name in found else "is missing"
+                raise UserError(f"{self.path(stage, name)} {fault}; train it again, or copy the run again.")
 
     def _update_overview(self) -> None:
         """`manifest.json` of the run: one entry a product, taken from the products themselves."""
         stages = {stage: self.manifest(stage) for stage in STAGES if self.has(stage)}
         storage.write_json(self.path("manifest.json"), {"format_version": 1, "stages": stages})
+
+
+def _checksums(directory: str) -> dict[str, str]:
+    """SHA-256 of a product's files by their path in it, but for the manifest, which holds them."""
+    files = {file[len(directory) :].strip("/"): file for file in storage.list_files(directory, recursive=True)}
+    return {name: storage.sha256(file) for name, file in files.items() if name != "manifest.json"}
 
 
 def require_object(value: Any) -> dict[str, Any]:

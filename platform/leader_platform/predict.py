@@ -86,6 +86,7 @@ class StudentPredictor(Predictor):
         from leader_platform.models.student import Student
 
         opened = Run(run)
+        opened.verify(stage)
         manifest, directory = opened.manifest(stage), opened.path(stage)
         try:
             knowledge = Knowledge.read(directory)
@@ -143,6 +144,7 @@ class TeacherPredictor(Predictor):
         from leader_platform.models.teacher import MERGED
 
         opened = Run(run)
+        opened.verify(TEACHER)
         manifest, directory = opened.manifest(TEACHER), opened.path(TEACHER)
         try:
             told = yaml.safe_load(storage.read_bytes(storage.join(directory, "configuration.yaml")))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -81,6 +82,16 @@ def read_bytes(uri: str) -> bytes:
 
 def read_json(uri: str) -> Any:
     return json.loads(read_bytes(uri))
+
+
+def sha256(uri: str) -> str:
+    """The checksum of a file as it lies there (of the compressed bytes, as PhysioNet publishes it)."""
+    file_system, path = filesystem(uri)
+    digest = hashlib.sha256()
+    with file_system.open_input_stream(path, compression=None) as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def num_rows(uri: str) -> int:

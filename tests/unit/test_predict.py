@@ -110,17 +110,27 @@ def test_an_unknown_code_is_answered_and_told(tmp_path: Path, data: PreparedData
 
 
 @pytest.mark.parametrize("name", [WEIGHTS_FILE, CONFIG_FILE, CODE_BOOK_FILE, "vocabulary.json", "titles.parquet"])
-@pytest.mark.parametrize("damage", ["cut", "gone"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "changed"])
 def test_a_damaged_student_is_named(tmp_path: Path, data: PreparedData, name: str, damage: str) -> None:
     run = Run(str(tmp_path))
     write_student(run, data)
     path = Path(run.path(STUDENT, name))
     if damage == "cut":
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "changed":
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
     else:
         path.unlink()
-    with pytest.raises(UserError, match=f"{tmp_path}/student is not a readable student"):
+    fault = "is missing" if damage == "gone" else "is not what the stage wrote"
+    with pytest.raises(UserError, match=f"{tmp_path}/student/{name} {fault}; train it again"):
         StudentPredictor.load(run.uri)
+    # A run of before there were checksums is told as far as it can be.
+    manifest = run.manifest(STUDENT)
+    del manifest["sha256"]
+    storage.write_json(run.path(STUDENT, "manifest.json"), manifest)
+    if damage != "changed":
+        with pytest.raises(UserError, match=f"{tmp_path}/student is not a readable student"):
+            StudentPredictor.load(run.uri)
 
 
 def test_a_run_without_a_student_says_so(tmp_path: Path) -> None:

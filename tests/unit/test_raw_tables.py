@@ -11,6 +11,7 @@ import pytest
 from support.patients import TABLES, write_hosp
 from support.patients_mimic3 import read_source
 
+from leader_platform import storage
 from leader_platform.data.sources import SOURCES, raw
 from leader_platform.errors import UserError
 
@@ -276,7 +277,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> Non
 def test_the_checksum_is_that_of_the_file_as_published(tmp_path: Path) -> None:
     tables = SOURCES["mimic4"].open_tables(str(write_hosp(tmp_path)))
     data = (tmp_path / "hosp" / "patients.csv.gz").read_bytes()
-    assert raw.sha256(tables["patients"].uri) == hashlib.sha256(data).hexdigest()
+    assert storage.sha256(tables["patients"].uri) == hashlib.sha256(data).hexdigest()
 
 
 def test_blank_lines_are_no_rows(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -115,16 +114,6 @@ class RawTable:
             return pacsv.read_csv(pa.BufferReader(pa.py_buffer(block.data)), read, parse, convert)
         except pa.ArrowInvalid as error:
             raise UserError(_fault(self, str(error), self._line_at(block.offset))) from None
-
-
-def sha256(uri: str) -> str:
-    """The checksum of a file as it lies there (of the compressed bytes, as PhysioNet publishes it)."""
-    file_system, path = storage.filesystem(uri)
-    digest = hashlib.sha256()
-    with file_system.open_input_stream(path, compression=None) as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def open_tables(directory: str, specs: Mapping[str, TableSpec]) -> dict[str, RawTable]:
