@@ -5,6 +5,7 @@ It knows no Ray: `distill` runs it in Ray Train's workers, `tune` in Ray Tune's 
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -229,16 +230,25 @@ class StudentTraining:
             "validation_prauc": progress.best_prauc,
         }
         (folder / f"best-{CONFIG_FILE}").write_text(json.dumps(about | {"student": self.config.model_dump()}))
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "progress": vars(progress),
-        }
-        torch.save(state, folder / PROGRESS_FILE)
+        (folder / PROGRESS_FILE).write_bytes(self.progress())
 
     def restore(self, folder: Path) -> None:
         """Go on from what `save` wrote."""
-        state = torch.load(folder / PROGRESS_FILE, map_location="cpu", weights_only=True)
+        self.go_on_from((folder / PROGRESS_FILE).read_bytes())
+
+    def progress(self) -> bytes:
+        """All that `go_on_from` needs, in torch's format."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "progress": vars(self._progress),
+        }
+        written = io.BytesIO()
+        torch.save(state, written)
+        return written.getvalue()
+
+    def go_on_from(self, progress: bytes) -> None:
+        state = torch.load(io.BytesIO(progress), map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._progress = _Progress(**state["progress"])

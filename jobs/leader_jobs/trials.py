@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,6 +30,7 @@ from leader_platform.models.code_book import CodeBook
 
 # What Tune maximises: the best validation PRAUC of a trial's epochs so far, whose weights a training would keep.
 _OBJECTIVE = "best_prauc"
+_PROGRESS = "progress"
 
 
 def run_trials(
@@ -47,7 +46,7 @@ def run_trials(
     _set_up_tune()
     num_concurrent = _num_concurrent(config.tune.cpus_per_trial)
     say(f"Searching over {', '.join(drawn[0])}: {len(drawn)} trials, {num_concurrent} at a time")
-    trial = _trial_on(data, run, config, drawn)
+    trial = _trial_on(data, run, config, drawn, directory)
     _Lines.tell, _Lines.num_trials = say, len(drawn)
     tuner = (
         tune.Tuner.restore(directory, trial, resume_errored=True)
@@ -77,7 +76,7 @@ def _num_concurrent(cpus_per_trial: float) -> int:
     return slots
 
 
-def _trial_on(data: PreparedData, run: Run, config: LeaderConfig, drawn: list[Settings]) -> Any:
+def _trial_on(data: PreparedData, run: Run, config: LeaderConfig, drawn: list[Settings], directory: str) -> Any:
     """The trial's function with what it works on, which goes to the object store once and is shared by all trials."""
     book = code_book(data, run, config.student)
     train, validation = (
@@ -95,6 +94,7 @@ def _trial_on(data: PreparedData, run: Run, config: LeaderConfig, drawn: list[Se
         "validation": validation,
         "frequency": class_frequency(data).numpy(),
         "book": book,
+        "directory": storage.absolute(directory),
     }
     return tune.with_resources(tune.with_parameters(student_trial, **given), {"CPU": config.tune.cpus_per_trial})
 
@@ -127,7 +127,6 @@ def _tuner(trial: Any, config: LeaderConfig, num_trials: int, num_concurrent: in
             verbose=0,
             callbacks=[_Lines()],
             failure_config=tune.FailureConfig(max_failures=1),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
         ),
     )
 
@@ -187,8 +186,13 @@ def student_trial(
     validation: Examples,
     frequency: np.ndarray,
     book: CodeBook | None,
+    directory: str,
 ) -> None:
-    """One trial: train with its settings, telling Tune of every epoch."""
+    """One trial: train with its settings, telling Tune of every epoch.
+
+    It keeps its progress in a file of its own. Tune's checkpoints would be deleted before Tune notes which is the
+    newest, so that a search killed between the two could not go on.
+    """
     torch.set_num_threads(max(1, int(config.tune.cpus_per_trial)))
     student = with_settings(config.student, drawn[chosen["trial"] - 1])
     training = StudentTraining(
@@ -200,23 +204,21 @@ def student_trial(
         torch.from_numpy(frequency.copy()),  # what comes from the object store is read-only
         book if student.wide else None,
     )
-    checkpoint = tune.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            training.restore(Path(folder))
+
+    def tell(failure: str = "") -> None:
+        told = {"epoch": training.epoch, _OBJECTIVE: training.best_prauc, "ended": training.ended}
+        tune.report(told | {"failure": failure})
+
+    progress = storage.join(directory, _PROGRESS, str(chosen["trial"]))
+    if storage.exists(progress):
+        training.go_on_from(storage.read_bytes(progress))
+        tell()  # a trial killed after its last epoch has nothing else to tell
     while not training.ended:
         try:
             training.run_epoch()
-            failure = ""
         except UserError as error:  # it diverged, as settings of a search may
-            failure = str(error)
-        told: dict[str, Any] = {"epoch": training.epoch, _OBJECTIVE: training.best_prauc}
-        told |= {"ended": training.ended, "failure": failure}
-        if failure or training.epoch % student.checkpoint_epochs:
-            tune.report(told)
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                training.save(Path(folder))
-                tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
-        if failure:
+            tell(str(error))
             return
+        if training.epoch % student.checkpoint_epochs == 0:
+            storage.write_bytes(progress, training.progress())
+        tell()

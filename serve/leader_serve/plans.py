@@ -61,15 +61,15 @@ def prepare(
             f"The run {opened.uri} has no trained student; run `leader train --stage distill --run {opened.uri}`."
         )
     config = _with_keys(config)
-    teacher = with_teacher and config.serve.teacher
-    if teacher and not opened.has(TEACHER):
+    wanted = with_teacher and config.serve.teacher
+    teacher = wanted and opened.has(TEACHER)
+    # A damaged run is refused here, in a sentence, and not in a replica's log.
+    new = IngressArguments(stable=Release.of(storage.absolute(run), teacher), serve=config.serve)
+    if wanted and not teacher:
         say(
             f"The run has no teacher, so the student answers every request; "
             f"`leader train --stage teacher --run {run}` makes one."
         )
-        teacher = False
-    # A damaged run is refused here, in a sentence, and not in a replica's log.
-    new = IngressArguments(stable=Release.of(storage.absolute(run), teacher), serve=config.serve)
     before = None if running is None else running.arguments
     if canary_percent is None:
         return serve_config(replace(new, before), config)
