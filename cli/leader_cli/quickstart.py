@@ -137,13 +137,9 @@ def _recommend(settings: Settings, url: str) -> RecommendationAnswer:
 
 
 def _test_patient(settings: Settings, first_visit: bool) -> dict[str, Any]:
-    """A sample of the test split as the JSON of a request, without its labels."""
+    """A sample of the test split as the JSON of a request."""
     from leader_platform.data.dataset import PreparedData
-    from leader_platform.data.records import PROFILE_FIELDS
+    from leader_serve.schemas import request_of_sample
 
     rows = PreparedData(settings.data(None)).samples("test").to_pylist()
-    row = next((row for row in rows if (row["prior_visits"] == 0) == first_visit), rows[0])
-    return {
-        "patient": {name: row[name] for name in PROFILE_FIELDS if row[name] is not None},
-        "visits": [*row["history"], {"diagnoses": row["diagnoses"], "procedures": row["procedures"]}],
-    }
+    return request_of_sample(next((row for row in rows if (row["prior_visits"] == 0) == first_visit), rows[0]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -368,20 +368,44 @@ class ServeConfig(_Frozen):
     teacher_engine: Literal["vllm", "transformers"] = Field(
         "vllm", description="What runs the teacher's language model."
     )
-    teacher_timeout_s: float = Field(30.0, gt=0, description="Seconds after which `auto` falls back to the student.")
+    teacher_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=100,
+        description="Seconds after which `auto` falls back to the student; less than the HTTP proxy's patience (120).",
+    )
     max_teacher_waiting: int = Field(
         32,
         ge=1,
         description="Patients of one ingress replica that may wait for the teacher; more get the student's. Half of "
         "`max_ongoing_requests`, so that a teacher that hangs leaves room for the rest.",
     )
-    student_replicas: int = Field(1, ge=1, description="Replicas that hold the student, wherever it computes.")
+    student_replicas: int = Field(
+        1, ge=1, description="Replicas that hold the student, wherever it computes; two keep answering where one fails."
+    )
+    max_student_replicas: int | None = Field(
+        None, ge=1, description="Under load Serve adds students up to so many; null: always `student_replicas`."
+    )
     teacher_replicas: int = Field(1, ge=1)
+    max_teacher_replicas: int | None = Field(
+        None, ge=1, description="Under load Serve adds teachers up to so many; null: always `teacher_replicas`."
+    )
+    target_ongoing_requests: int = Field(
+        16, ge=1, description="Requests at a time and replica above which Serve adds one, where it may."
+    )
     max_ongoing_requests: int = Field(64, ge=1, description="Requests that one replica works on at a time.")
     max_queued_requests: int = Field(256, ge=1, description="Requests that wait before a caller is told to come again.")
     max_visits: int = Field(200, ge=1, description="Most visits in one request.")
     max_codes: int = Field(500, ge=1, description="Most codes of one kind in one visit.")
     max_batch: int = Field(64, ge=1, description="Most patients in one batch request.")
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> Self:
+        for model in ("student", "teacher"):
+            least, most = getattr(self, f"{model}_replicas"), getattr(self, f"max_{model}_replicas")
+            if most is not None and most < least:
+                raise ValueError(f"serve.max_{model}_replicas={most} is less than serve.{model}_replicas={least}")
+        return self
 
 
 class ResourcesConfig(_Frozen):

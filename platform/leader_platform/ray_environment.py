@@ -45,6 +45,11 @@ def ray_environment() -> dict[str, str]:
     if haproxy_available():
         # HAProxy in place of Serve's Python proxy carries 13 times as many requests (measured).
         environment["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
+        # A recommendation changes nothing, so one whose replica died before it answered may be asked of another.
+        environment["RAY_SERVE_HAPROXY_RETRY_ON"] = "conn-failure empty-response"
+        # Seconds until a silent peer is given up. An answer takes longer than any model may; see ServeConfig.
+        environment["RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S"] = "120"
+        environment["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"] = "120"
     return environment
 
 
@@ -54,12 +59,14 @@ def loopback_environment() -> dict[str, str]:
 
 
 def serve_environment(directory: Path, free_port: Callable[[], int]) -> dict[str, str]:
-    """Files and ports of a local cluster's HTTP proxy: `directory`, which only its user may enter, and free ports.
+    """Of a local cluster's HTTP proxy: threads, files in `directory`, which only its user may enter, and free ports.
 
     Serve's default is one folder below /tmp for all users, with a socket in it through which anyone may steer HAProxy,
     and fixed ports, so that a second cluster's Serve on the machine could not start.
     """
     return {
+        # Its default of four threads would be in each other's way on two cores.
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),

@@ -10,7 +10,8 @@ from ray import serve
 
 from leader_platform.config import ServeConfig
 from leader_serve.ingress import IngressDeployment, Models
-from leader_serve.releases import TEACHER_APPLICATIONS, IngressArguments, Release, TeacherArguments
+from leader_serve.releases import TEACHER_APPLICATIONS, IngressArguments, Release, Replicas, TeacherArguments
+from leader_serve.router import STUDENT_TIMEOUT_S
 from leader_serve.schemas import ReleaseName
 from leader_serve.student import StudentDeployment
 from leader_serve.teacher import TeacherDeployment
@@ -19,6 +20,7 @@ from leader_serve.teacher import TeacherDeployment
 # leaves free. A teacher that asked for every core of a small machine would never be placed, or block the update.
 _LIGHT_CPUS = 0.25
 _CPUS_BESIDE_TEACHER = 4 * _LIGHT_CPUS
+_ONE = Replicas(least=1, most=None, target_ongoing_requests=1)
 _STUDENTS: Mapping[ReleaseName, str] = {"stable": "Student", "canary": "CanaryStudent"}
 
 
@@ -28,14 +30,15 @@ def build(arguments: IngressArguments) -> serve.Application:
     config = arguments.serve
     stable = _models(config, arguments.stable, "stable")
     canary = None if arguments.canary is None else _models(config, arguments.canary, "canary")
-    replicas = config.student_replicas if config.student == "ingress" else 1
+    students = Replicas.of("student", config)
+    replicas = students if config.student == "ingress" else _ONE
     return _options(IngressDeployment, config, replicas).bind(config, stable, canary, arguments.canary_share)
 
 
 def _models(config: ServeConfig, release: Release, name: ReleaseName) -> Models:
     student: Any = None
     if config.student == "deployment":
-        deployment = _options(StudentDeployment, config, config.student_replicas)
+        deployment = _options(StudentDeployment, config, Replicas.of("student", config))
         student = deployment.options(name=_STUDENTS[name]).bind(release.run)
     return Models(release.run, student, TEACHER_APPLICATIONS[name] if release.teacher else None)
 
@@ -43,7 +46,7 @@ def _models(config: ServeConfig, release: Release, name: ReleaseName) -> Models:
 def build_teacher(arguments: TeacherArguments) -> serve.Application:
     """A release's teacher, which ingress replicas call by handle."""
     deployment = TeacherDeployment.options(
-        num_replicas=arguments.replicas,
+        **_scaling(arguments.replicas),
         max_ongoing_requests=arguments.max_ongoing_requests,
         max_queued_requests=arguments.max_queued_requests,
         ray_actor_options=_teacher_actor(arguments),
@@ -55,13 +58,29 @@ def build_teacher(arguments: TeacherArguments) -> serve.Application:
     return deployment.bind(arguments.run, arguments.engine)
 
 
-def _options(deployment: serve.Deployment, config: ServeConfig, num_replicas: int) -> serve.Deployment:
+def _scaling(replicas: Replicas) -> dict[str, Any]:
+    if replicas.most is None:
+        return {"num_replicas": replicas.least}
+    # Fast up, since requests wait; slowly down, since a replica takes seconds to start, and an engine half a minute.
+    autoscaling = {
+        "min_replicas": replicas.least,
+        "max_replicas": replicas.most,
+        "target_ongoing_requests": replicas.target_ongoing_requests,
+        "upscale_delay_s": 5,
+        "downscale_delay_s": 120,
+    }
+    return {"autoscaling_config": autoscaling}
+
+
+def _options(deployment: serve.Deployment, config: ServeConfig, replicas: Replicas) -> serve.Deployment:
     return deployment.options(
-        num_replicas=num_replicas,
+        **_scaling(replicas),
         max_ongoing_requests=config.max_ongoing_requests,
         max_queued_requests=config.max_queued_requests,
         backpressure_config={"status_code": 503, "retry_after_s": 1},
         ray_actor_options={"num_cpus": _LIGHT_CPUS},
+        # A replica that leaves answers what it has taken on, for which it may have to wait for the teacher.
+        graceful_shutdown_timeout_s=STUDENT_TIMEOUT_S + config.teacher_timeout_s,
         # Serve's default stops the old replica first: with one replica, an update would refuse every request.
         max_surge_percent=100,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from leader_serve.schemas import ErrorDetail, FieldProblem
+from leader_serve.schemas import CODE_RULE, ErrorDetail, FieldProblem
 
 _MAX_PROBLEMS = 20
 _MAX_NAME = 64
@@ -51,7 +51,7 @@ def _name(location: Sequence[int | str]) -> str:
 
 def _message(kind: str, message: str) -> str:
     if kind == "string_pattern_mismatch":
-        return "A code is SYSTEM:CODE in capitals and digits, such as ICD10CM:I10 or ATC:C09A."
+        return CODE_RULE
     if kind == "extra_forbidden":
         return "There is no such field."
     if kind == "json_invalid":

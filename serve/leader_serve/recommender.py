@@ -98,26 +98,31 @@ class Recommender:
         return BatchItem(answer=self._answer(request, outcome))
 
     def _answer(self, request: RecommendationRequest, routed: Routed) -> RecommendationAnswer:
-        route, prediction = routed.route, routed.prediction
-        recommended = [code for code, _ in prediction.medications]
-        found = interactions_within(recommended, current_medications(request), self._interactions)
-        answer = RecommendationAnswer(
-            model=route.model,
-            model_version=prediction.version,
-            route=RouteAnswer(reason=route.reason, text=REASON_TEXTS[route.reason]),
-            degraded=route.degraded,
-            threshold=prediction.threshold,
-            confidence=round(prediction.confidence, 6),
-            medications=[
-                RecommendedMedication(code=code, name=prediction.names[code], probability=probability)
-                for code, probability in prediction.medications
-            ],
-            interactions=[_alert(interaction, prediction.names) for interaction in found],
-            unknown_codes=list(prediction.unknown_codes),
-            prompt_truncated=prediction.prompt_truncated,
-        )
+        answer = answer_of(request, routed, self._interactions)
         self._observer.recommended(answer)
         return answer
+
+
+def answer_of(request: RecommendationRequest, routed: Routed, interactions: InteractionTable) -> RecommendationAnswer:
+    """What a caller is told: the prediction, the way it took, and the interactions known of it."""
+    route, prediction = routed.route, routed.prediction
+    recommended = [code for code, _ in prediction.medications]
+    found = interactions_within(recommended, current_medications(request), interactions)
+    return RecommendationAnswer(
+        model=route.model,
+        model_version=prediction.version,
+        route=RouteAnswer(reason=route.reason, text=REASON_TEXTS[route.reason]),
+        degraded=route.degraded,
+        threshold=prediction.threshold,
+        confidence=round(prediction.confidence, 6),
+        medications=[
+            RecommendedMedication(code=code, name=prediction.names[code], probability=probability)
+            for code, probability in prediction.medications
+        ],
+        interactions=[_alert(interaction, prediction.names) for interaction in found],
+        unknown_codes=list(prediction.unknown_codes),
+        prompt_truncated=prediction.prompt_truncated,
+    )
 
 
 def check_limits(request: RecommendationRequest, config: ServeConfig) -> None:

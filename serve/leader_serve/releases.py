@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from leader_platform.artifacts import STUDENT, TEACHER, Run
 from leader_platform.config import ResourcesConfig, ServeConfig, fingerprint
 from leader_platform.errors import UserError
-from leader_serve.schemas import ReleaseName
+from leader_serve.schemas import ModelName, ReleaseName
 
 APPLICATION = "leader"
 TEACHER_APPLICATIONS: Mapping[ReleaseName, str] = {"stable": "leader-teacher", "canary": "leader-teacher-canary"}
@@ -22,6 +22,22 @@ TEACHER_APPLICATIONS: Mapping[ReleaseName, str] = {"stable": "leader-teacher", "
 
 class _Argument(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Replicas(_Argument):
+    """How many replicas a deployment has: always `least`, or up to `most` as the load asks."""
+
+    least: int
+    most: int | None
+    target_ongoing_requests: int
+
+    @classmethod
+    def of(cls, model: ModelName, config: ServeConfig) -> Replicas:
+        least, most = {
+            "student": (config.student_replicas, config.max_student_replicas),
+            "teacher": (config.teacher_replicas, config.max_teacher_replicas),
+        }[model]
+        return cls(least=least, most=most, target_ongoing_requests=config.target_ongoing_requests)
 
 
 class Release(_Argument):
@@ -60,7 +76,7 @@ class TeacherArguments(_Argument):
     run: str
     revision: str
     engine: str
-    replicas: int
+    replicas: Replicas
     max_ongoing_requests: int
     max_queued_requests: int
     resources: ResourcesConfig

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, StringConstraints
 from pydantic.config import JsonDict
 
-from leader_platform.data.records import PatientRecord, Visit
+from leader_platform.data.records import PROFILE_FIELDS, PatientRecord, Visit
 
 NOTICE = (
     "Research use: decision support for clinicians, not a medical device. "
@@ -143,6 +144,10 @@ class RecommendationRequest(_Message):
 class BatchRequest(_Message):
     """Several requests, each checked and answered on its own: one bad item does not fail the others."""
 
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"requests": [_EXAMPLE_REQUEST]}]}
+    )
+
     requests: list[SkipValidation[RecommendationRequest]] = Field(min_length=1)
 
 
@@ -234,8 +239,22 @@ class ErrorDetail(_Message):
     fields: list[FieldProblem] = Field(default_factory=list)
 
 
+CODE_RULE = "A code is SYSTEM:CODE in capitals and digits, such as ICD10CM:I10 or ATC:C09A."
+_EXAMPLE_ERROR: JsonDict = {
+    "code": "invalid-request",
+    "message": f"visits.0.diagnoses.2: {CODE_RULE}",
+    "fields": [{"field": "visits.0.diagnoses.2", "message": CODE_RULE}],
+}
+
+
 class ErrorAnswer(_Message):
     """What went wrong, without a word of the request's content."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={"examples": [{"error": _EXAMPLE_ERROR, "request_id": "3f9a1c0d"}]},
+    )
 
     error: ErrorDetail
     request_id: str | None = Field(default=None, description="The same as the header X-Request-ID.")
@@ -250,6 +269,16 @@ class BatchItem(_Message):
 
 class BatchAnswer(_Message):
     """One item a request, in the requests' order."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {"items": [{"answer": _EXAMPLE_ANSWER, "error": None}, {"answer": None, "error": _EXAMPLE_ERROR}]}
+            ]
+        },
+    )
 
     items: list[BatchItem]
 
@@ -286,6 +315,14 @@ def to_record(request: RecommendationRequest) -> PatientRecord:
         ),
         current=Visit(_distinct(current.diagnoses), _distinct(current.procedures)),
     )
+
+
+def request_of_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """A sample of a prepared data set as the JSON of a request, without its labels."""
+    return {
+        "patient": {name: sample[name] for name in PROFILE_FIELDS if sample[name] is not None},
+        "visits": [*sample["history"], {"diagnoses": sample["diagnoses"], "procedures": sample["procedures"]}],
+    }
 
 
 def current_medications(request: RecommendationRequest) -> tuple[str, ...]:

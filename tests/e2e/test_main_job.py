@@ -10,7 +10,9 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +221,46 @@ def test_what_is_served_is_what_was_evaluated(deployed: Workspace) -> None:
     assert max(abs(got[code] - expected[code]) for code in got) < 0.02
 
 
+def test_a_prompt_that_is_too_long_loses_its_history_and_the_answer_says_so(deployed: Workspace) -> None:
+    request = {**patient(deployed, first_visit=False), "model": "teacher"}
+    *_, current = request["visits"]
+    many = {"diagnoses": [code for code in deployed.data.vocabulary.codes["diagnoses"] if ":" in code][:200]}
+    assert post(deployed, {**request, "visits": [many, current]})["prompt_truncated"] is True
+    short = {kind: codes[:3] for kind, codes in current.items()}
+    assert post(deployed, {**request, "visits": [short]})["prompt_truncated"] is False
+
+
+def test_no_file_of_the_cluster_holds_what_a_request_said(deployed: Workspace) -> None:
+    """Values that stand nowhere else, in requests that are answered, refused and cut off, by both models."""
+    code, word = "ICD10CM:PLANTED7Q", "Plantedlantern"
+    visit = {"diagnoses": [code, "ICD10CM:I10"]}
+    url, good = f"{deployed.url}/v1/recommendations", {"patient": {"race": word}, "visits": [visit]}
+    for model in ("student", "teacher", "auto"):
+        answer = post(deployed, {**good, "model": model})
+        assert answer["unknown_codes"] == [code]
+    bodies = [
+        {**good, "visits": [{"diagnoses": [[code]]}]},
+        {**good, word: code},
+        {**good, "patient": {"age": word}},
+        {**good, "visits": [{**visit, "medications": [code]}]},
+        {**good, "visits": [{"diagnoses": [code] * 600}]},
+    ]
+    for body in bodies:
+        refused = httpx.post(url, json=body, timeout=60)
+        assert refused.status_code == 422
+        assert code not in refused.text
+    assert httpx.post(url, content=f"{{{word}".encode(), timeout=60).status_code == 422
+    assert httpx.post(url, content=word.encode() * 400_000, timeout=60).status_code == 413
+    mixed = httpx.post(f"{url}:batch", json={"requests": [good, *bodies]}, timeout=60).json()["items"]
+    assert [item["error"] is None for item in mixed] == [True] + [False] * len(bodies)
+    with suppress(httpx.TimeoutException):  # the caller goes away, and the teacher is told to stop
+        httpx.post(url, json={**good, "model": "teacher"}, timeout=0.05)
+    files = [file for file in deployed.home.rglob("*") if file.is_file()]
+    assert any("serve" in str(file) and file.suffix == ".log" for file in files)
+    planted = [file for file in files for text in (code, word) if text.encode() in file.read_bytes()]
+    assert planted == []
+
+
 def test_recommend_asks_over_http_and_shows_a_table(deployed: Workspace, tmp_path: Path) -> None:
     file = tmp_path / "patient.json"
     file.write_text(json.dumps(patient(deployed, first_visit=False)))
@@ -242,7 +284,7 @@ def test_the_application_is_seen_and_taken_away(deployed: Workspace, tmp_path: P
 
 def test_a_student_of_its_own_answers_those_with_a_key_where_no_teacher_is(deployed: Workspace) -> None:
     key = deployed.json("serve", "keys", "add", "ward-7")["key"]
-    deployed.leader("--set=serve.student=deployment", "serve", "deploy", "--no-teacher")
+    serve_deploys(deployed, "--set=serve.student=deployment", "serve", "deploy", "--no-teacher", "--dry-run")
     request = patient(deployed, first_visit=True)
     assert httpx.post(f"{deployed.url}/v1/recommendations", json=request).status_code == 401
     headers = {"Authorization": f"Bearer {key}"}
@@ -251,6 +293,20 @@ def test_a_student_of_its_own_answers_those_with_a_key_where_no_teacher_is(deplo
     assert body["route"]["reason"] == "teacher-unavailable"
     assert set(deployed.json("serve", "status")["deployments"]) == {"Ingress", "Student"}
     deployed.leader("serve", "shutdown")
+
+
+def serve_deploys(workspace: Workspace, *dry_run: str) -> None:
+    """Deploy a plan by Serve's own command, and wait until it runs."""
+    plan = workspace.home / "plan.yaml"
+    plan.write_text(workspace.leader(*dry_run).stdout)
+    token = workspace.home / "cluster/token"
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    address = f"http://127.0.0.1:{workspace.dashboard_port}"
+    serve = [str(Path(sys.executable).parent / "serve"), "deploy", str(plan), "--address", address]
+    subprocess.run(serve, env=environment, check=True, capture_output=True, timeout=300)
+    deadline = time.monotonic() + 120
+    while workspace.json("serve", "status")["status"] != "RUNNING":
+        assert time.monotonic() < deadline
 
 
 def free_port() -> int:

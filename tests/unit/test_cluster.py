@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -196,7 +197,7 @@ def test_our_cluster_file_is_one_that_ray_takes() -> None:
     cluster_file.check(ROOT / "cluster.yaml")
     for commands in (values["head_start_ray_commands"], values["worker_start_ray_commands"]):
         for name, value in ray_environment.ray_environment().items():
-            assert f"{name}={value}" in commands[-1]
+            assert f"{name}={shlex.quote(value)}" in commands[-1]
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from leader_platform.data.records import Visit
-from leader_serve.schemas import RecommendationRequest, current_medications, to_record
+from leader_serve.schemas import (
+    BatchAnswer,
+    BatchRequest,
+    ErrorAnswer,
+    RecommendationAnswer,
+    RecommendationRequest,
+    current_medications,
+    to_record,
+)
 
 REQUEST: dict[str, Any] = {
     "patient": {"gender": "F", "age": 71},
@@ -61,3 +69,12 @@ def test_a_bad_value_is_refused_by_the_name_of_its_field(change: dict[str, Any],
     with pytest.raises(ValidationError) as caught:
         RecommendationRequest.model_validate({**REQUEST, **change})
     assert [error["loc"] for error in caught.value.errors()] == [field]
+
+
+@pytest.mark.parametrize(
+    "message", [RecommendationRequest, BatchRequest, RecommendationAnswer, BatchAnswer, ErrorAnswer]
+)
+def test_the_documentations_examples_are_messages_that_are_sent(message: type[BaseModel]) -> None:
+    (example,) = message.model_json_schema()["examples"]
+    message.model_validate(example)
+    assert example.keys() <= message.model_fields.keys()
