@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from leader_cli.console import say, settings_of, show
+
+if TYPE_CHECKING:
+    from leader_platform.cluster_state import ClusterState
 
 app = typer.Typer(help="Start, look at and stop the Ray cluster that stages run on.", no_args_is_help=True)
 
@@ -52,17 +55,12 @@ def up(
 def status(context: typer.Context, cluster_yaml: ClusterFile = None) -> None:
     """Nodes, resources, jobs and Serve applications."""
     from leader_platform import cluster, cluster_file
-    from leader_platform.errors import UserError
 
     if cluster_yaml is not None:
         head = cluster_file.head_address(cluster_yaml)
         show(context, {"head": head}, _rows("Ray cluster", {"Head": head}))
         return
-    settings = settings_of(context)
-    state = cluster.find(settings.home, settings.address)
-    if state is None:
-        raise UserError(f"No cluster runs for {settings.home}; start one with `leader cluster up`.")
-    result = cluster.status(state)
+    result = cluster.status(require_cluster(context))
     show(context, result, *_status_tables(result))
 
 
@@ -79,6 +77,18 @@ def down(context: typer.Context, cluster_yaml: ClusterFile = None) -> None:
     stopped = cluster.down(home)
     text = f"stopped; its log is {home / 'cluster' / 'head.log'}" if stopped else f"none ran for {home}"
     show(context, {"stopped": stopped}, _rows("Ray cluster", {"Cluster": text}))
+
+
+def require_cluster(context: typer.Context) -> ClusterState:
+    """The cluster that a command works on; `UserError` where none runs."""
+    from leader_platform import cluster
+    from leader_platform.errors import UserError
+
+    settings = settings_of(context)
+    state = cluster.find(settings.home, settings.address)
+    if state is None:
+        raise UserError(f"No cluster runs for {settings.home}; start one with `leader cluster up`.")
+    return state
 
 
 def _refuse_address(context: typer.Context) -> None:

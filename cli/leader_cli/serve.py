@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from leader_cli.cluster import require_cluster
 from leader_cli.console import Settings, say, settings_of, show
-from leader_platform.errors import UserError
 
 if TYPE_CHECKING:
-    from leader_platform.cluster import ClusterState
     from leader_platform.config import LeaderConfig
 
 app = typer.Typer(name="serve", help="Deploy the HTTP application on the running cluster.", no_args_is_help=True)
@@ -37,7 +36,7 @@ def deploy(
     settings = settings_of(context)
     config = _with_keys_file(settings)
     # What a plan without a canary is, no cluster needs to be asked.
-    cluster = None if dry_run and canary is None else _cluster(context)
+    cluster = None if dry_run and canary is None else require_cluster(context)
     running = None if cluster is None else deployment.running(cluster.dashboard_url, cluster.token())
     plan = prepare(settings.run(run), config, not no_teacher, say, running, canary)
     if dry_run:
@@ -52,7 +51,7 @@ def rollback(context: typer.Context) -> None:
     from leader_serve import deploy as deployment
     from leader_serve.plans import prepare_rollback
 
-    cluster = _cluster(context)
+    cluster = require_cluster(context)
     running = deployment.running(cluster.dashboard_url, cluster.token())
     _deploy(context, prepare_rollback(_with_keys_file(settings_of(context)), running))
 
@@ -60,7 +59,7 @@ def rollback(context: typer.Context) -> None:
 def _deploy(context: typer.Context, plan: dict[str, Any]) -> None:
     from leader_serve import deploy as deployment
 
-    cluster = _cluster(context)
+    cluster = require_cluster(context)
     say(f"Deploying on {cluster.address}.")
     deployment.deploy(cluster.dashboard_url, plan, on_progress=say, token=cluster.token())
     result = deployment.status(cluster.dashboard_url, cluster.token())
@@ -74,7 +73,7 @@ def status(context: typer.Context) -> None:
     """What is deployed, and whether it is healthy."""
     from leader_serve import deploy as deployment
 
-    cluster = _cluster(context)
+    cluster = require_cluster(context)
     result = deployment.status(cluster.dashboard_url, cluster.token())
     show(context, result, _table(result))
 
@@ -84,7 +83,7 @@ def shutdown(context: typer.Context) -> None:
     """Take the application away and free its port."""
     from leader_serve import deploy as deployment
 
-    cluster = _cluster(context)
+    cluster = require_cluster(context)
     removed = deployment.shutdown(cluster.dashboard_url, cluster.token())
     show(context, {"removed": removed})
     say("The application is gone." if removed else "No application was deployed.")
@@ -134,16 +133,6 @@ def _with_keys_file(settings: Settings) -> LeaderConfig:
     if not storage.exists(path):
         return config
     return config.model_copy(update={"serve": config.serve.model_copy(update={"keys_file": path})})
-
-
-def _cluster(context: typer.Context) -> ClusterState:
-    from leader_platform.cluster import find
-
-    settings = settings_of(context)
-    cluster = find(settings.home, settings.address)
-    if cluster is None:
-        raise UserError("No cluster is running; start one with `leader cluster up`.")
-    return cluster
 
 
 def _print_config(as_json: bool, plan: dict[str, Any]) -> None:

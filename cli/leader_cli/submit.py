@@ -22,5 +22,9 @@ def submit(settings: Settings, request: Request) -> None:
         return
     from leader_platform.ray_jobs import submit_and_follow
 
+    if state.pid is None:  # not this workspace's own, which runs on this machine with this software
+        from leader_jobs.preflight import check_cluster
+
+        check_cluster(state, request)
     say(f"Running as a job on {state.address}; dashboard {state.dashboard_url}")
     submit_and_follow(state, [request.model_dump_json()], request.name, say, writes=request.writes)

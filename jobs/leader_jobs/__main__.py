@@ -11,24 +11,16 @@ import os
 import sys
 
 from leader_jobs.requests import Request, run_request
-from leader_platform.errors import RunError, UserError, find_cause
-from leader_platform.ray_jobs import ERROR_PREFIX
+from leader_platform.ray_jobs import tell_failure
 
 
 def main() -> None:
     # Ray's C++ part writes warnings about Ray Data's own actors into what is the user's progress; what goes wrong is
     # raised, and the cluster's logs have the rest.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    try:
+    with tell_failure():
         request = Request.model_validate(json.loads(sys.argv[1]))
         run_request(request, lambda line: print(line, flush=True))
-    except Exception as error:
-        cause = find_cause(error, (UserError, RunError))
-        if cause is None:
-            raise
-        code = 2 if isinstance(cause, UserError) else 1
-        print(f"{ERROR_PREFIX}{code} {cause}", flush=True)
-        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from leader_platform.cluster_state import ClusterState, get_json
-from leader_platform.errors import RunError, UserError
+from leader_platform.errors import RunError, UserError, find_cause
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -26,6 +26,7 @@ _RAYS_OWN = ("Running entrypoint for job", "Runtime env is setting up")
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _SILENCE_S = 60.0
 _LOST_AFTER_S = 60.0
+_STOP_PATIENCE_S = 30.0
 
 
 def submit_and_follow(
@@ -54,14 +55,56 @@ def submit_and_follow(
         metadata={"name": name} | ({"writes": writes} if writes else {}),
         runtime_env={"env_vars": working_environment} if working_environment else None,
     )
+    _watch(client, job_id, name, on_line)
+
+
+def attach(state: ClusterState, job_id: str, on_line: Callable[[str], None]) -> None:
+    """Follow a job that runs, or ran, from its first line, as the command did that submitted it."""
+    job = find_job(state, job_id)
+    _watch(_client(state), job["job_id"], job["name"] or job["job_id"], on_line)
+
+
+def read_log(state: ClusterState, job_id: str) -> list[str]:
+    """The lines of a job's log so far, without Ray's own remarks."""
+    job = find_job(state, job_id)
+    lines: list[str] = []
+    log = _Log(lines.append)
+    log.take(_client(state).get_job_logs(job["job_id"]), 0)
+    log.close()
+    return lines if log.error is None else [*lines, _failure(log.error)[1]]
+
+
+def stop(state: ClusterState, job_id: str) -> bool:
+    """Stop a job and wait until it is; False if it had ended."""
+    job, client = find_job(state, job_id), _client(state)
+    if job["status"] in _ENDED:
+        return False
+    client.stop_job(job["job_id"])
+    deadline = time.monotonic() + _STOP_PATIENCE_S
+    while client.get_job_status(job["job_id"]).value not in _ENDED:
+        if time.monotonic() > deadline:
+            raise RunError(f"Job {job['job_id']} has not stopped after {_STOP_PATIENCE_S:.0f} s; see the dashboard.")
+        time.sleep(0.5)
+    return True
+
+
+def find_job(state: ClusterState, job_id: str) -> dict[str, Any]:
+    """A job of the cluster; `last` is the one that was submitted last. `UserError` where there is none."""
+    jobs = list_jobs(state)
+    if not jobs:
+        raise UserError("The cluster has no jobs; `leader train` submits one.")
+    found = jobs[0] if job_id == "last" else next((job for job in jobs if job["job_id"] == job_id), None)
+    if found is None:
+        raise UserError(f"The cluster has no job {job_id}; `leader jobs list` names {len(jobs)}.")
+    return found
+
+
+def _watch(client: JobSubmissionClient, job_id: str, name: str, on_line: Callable[[str], None]) -> None:
     log = _Log(on_line)
     try:
         asyncio.run(_follow(client, job_id, log))
     except KeyboardInterrupt:
-        on_line(
-            f"Job {job_id} goes on; `leader cluster status` lists it, {state.dashboard_url} shows its log, and "
-            f"`{_stop_command(state, job_id)}` stops it."
-        )
+        on_line(f"Job {job_id} goes on; `leader jobs attach` follows it again, `leader jobs stop {job_id}` ends it.")
         raise
     _raise_failure(client, job_id, name, log)
 
@@ -71,13 +114,8 @@ def _refuse_second(state: ClusterState, writes: str) -> None:
         if job["writes"] == writes and job["status"] not in _ENDED:
             raise UserError(
                 f"Job {job['job_id']} ({job['name']}) still writes to {writes}; wait for it, or stop it with "
-                f"`{_stop_command(state, job['job_id'])}`."
+                f"`leader jobs stop {job['job_id']}`."
             )
-
-
-def _stop_command(state: ClusterState, job_id: str) -> str:
-    token = f"RAY_AUTH_TOKEN_PATH={state.token_file} " if state.token_file else ""
-    return f"{token}ray job stop --address {state.dashboard_url} {job_id}"
 
 
 def list_jobs(state: ClusterState) -> list[dict[str, Any]]:
@@ -96,6 +134,20 @@ def list_jobs(state: ClusterState) -> list[dict[str, Any]]:
         for job in submitted
     ]
     return sorted(jobs, key=lambda job: job["started_at"] or 0.0, reverse=True)
+
+
+@contextmanager
+def tell_failure() -> Iterator[None]:
+    """In a job: end it with the error's sentence as its last line, which the command that follows it turns back."""
+    try:
+        yield
+    except Exception as error:
+        cause = find_cause(error, (UserError, RunError))
+        if cause is None:
+            raise
+        code = 2 if isinstance(cause, UserError) else 1
+        print(f"{ERROR_PREFIX}{code} {cause}", flush=True)
+        sys.exit(code)
 
 
 class _Log:
@@ -172,10 +224,16 @@ def _raise_failure(client: JobSubmissionClient, job_id: str, name: str, log: _Lo
     if status == "STOPPED":
         raise RunError(f"Job {job_id} ({name}) was stopped.")
     if log.error is not None:
-        code, _, sentence = log.error.removeprefix(ERROR_PREFIX).partition(" ")
+        code, sentence = _failure(log.error)
         raise UserError(sentence) if code == "2" else RunError(sentence)
     lines = list(log.last) or [client.get_job_info(job_id).message or "it printed nothing"]
     raise RunError(f"Job {job_id} ({name}) failed; its last lines:\n" + "\n".join(lines))
+
+
+def _failure(line: str) -> tuple[str, str]:
+    """Exit code and sentence of a failing job's last line."""
+    code, _, sentence = line.removeprefix(ERROR_PREFIX).partition(" ")
+    return code, sentence
 
 
 def _client(state: ClusterState) -> JobSubmissionClient:

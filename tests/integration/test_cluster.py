@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import queue
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from leader_cli.main import app
@@ -22,6 +26,7 @@ pytestmark = pytest.mark.slow
 
 STAGE = """
 import sys
+import time
 from leader_platform.ray_session import ray_session
 
 match sys.argv[1]:
@@ -35,6 +40,9 @@ match sys.argv[1]:
         sys.exit(2)
     case "crash":
         raise SystemError("the sky fell")
+    case "wait":
+        print("waiting", flush=True)
+        time.sleep(600)
 """
 
 
@@ -109,6 +117,36 @@ def test_jobs_are_followed_and_their_failures_told(home: Path, state: ClusterSta
     assert jobs == {"toy good": "SUCCEEDED", "toy bad input": "FAILED", "toy crash": "FAILED"}
     assert status["resources"]["CPU"] == {"total": 2.0, "available": 2.0}
     assert [node["state"] for node in status["nodes"]] == ["ALIVE"]
+
+
+def test_a_job_whose_terminal_is_gone_is_listed_read_followed_and_stopped(
+    home: Path, state: ClusterState, tmp_path: Path
+) -> None:
+    (tmp_path / "toy_stage.py").write_text(STAGE)
+
+    def leader(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["--home", str(home), "--json", "jobs", *arguments])
+
+    lines: queue.Queue[str] = queue.Queue()
+
+    def follow() -> None:
+        with suppress(RunError):
+            submit_and_follow(state, ["wait"], "toy wait", lines.put, {"PYTHONPATH": str(tmp_path)}, "toy_stage")
+
+    terminal = threading.Thread(target=follow, daemon=True)
+    terminal.start()
+    assert lines.get(timeout=60) == "waiting"
+    first = json.loads(leader("list").stdout)["jobs"][0]
+    assert (first["name"], first["status"]) == ("toy wait", "RUNNING")
+    assert json.loads(leader("logs").stdout)["lines"] == ["waiting"]
+    assert json.loads(leader("stop", first["job_id"]).stdout)["stopped"] is True
+    terminal.join(timeout=60)
+    assert not terminal.is_alive()
+    attached = leader("attach", first["job_id"])
+    assert "waiting" in attached.stderr
+    assert str(attached.exception) == f"Job {first['job_id']} (toy wait) was stopped."
+    assert json.loads(leader("stop", "last").stdout)["stopped"] is False
+    assert "`leader jobs list` names" in str(leader("logs", "raysubmit_none").exception)
 
 
 def test_the_cluster_is_found_by_its_addresses(
