@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from leader_platform.cluster import find
+from leader_platform.cluster import ClusterState, find
 from leader_platform.data.dataset import PreparedData
 from leader_serve.dashboard import Dashboard
 from leader_serve.schemas import request_of_sample
@@ -127,14 +127,15 @@ class Deployment:
             sys.exit(f"leader {' '.join(arguments)} failed:\n{done.stdout[-1500:]}{done.stderr[-1500:]}")
         return done.stdout
 
-    def dashboard(self) -> Dashboard:
-        cluster = find(self.home, None)
-        assert cluster is not None
-        return Dashboard(cluster.dashboard_url, cluster.token())
+    def state(self) -> ClusterState:
+        state = find(self.home, None)
+        assert state is not None
+        return state
 
     def replica_pids(self, application: str, deployment: str) -> list[int]:
         """Processes of a deployment's replicas that answer now."""
-        found = self.dashboard().details()["applications"].get(application, {}).get("deployments", {})
+        dashboard = Dashboard(self.state().dashboard_url, self.state().token())
+        found = dashboard.details()["applications"].get(application, {}).get("deployments", {})
         replicas = found.get(deployment, {}).get("replicas", [])
         return [replica["pid"] for replica in replicas if replica["state"] == "RUNNING"]
 

@@ -40,7 +40,7 @@ TEACHER_APPLICATION = TEACHER_APPLICATIONS["stable"]
 NUM_STUDENTS = 2
 FIRST_VISIT_EVERY = 20
 SECONDS_BEFORE, SECONDS_OF_FAULT = 10.0, 50.0
-SETTINGS = (f"--set=serve.student_replicas={NUM_STUDENTS}", "--set=serve.min_confidence=0")
+SETTINGS = (f"--set=serve.student_replicas={NUM_STUDENTS}", "--set=serve.min_confidence=0")  # first visits alone
 
 
 @dataclass(frozen=True)

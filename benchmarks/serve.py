@@ -2,10 +2,11 @@
 
 Usage: leader quickstart; python benchmarks/serve.py [--home workspace/quickstart] [--seconds 8] [--only NAME ...]
 
-Every server answers the same patients of the test split with the same JSON, on two cores that `wrk` shares with it, one
-server after the other. `uvicorn` is a bare FastAPI application with one worker that answers a patient at a time;
-LitServe and BentoML run as their documentation has it, without and with their batching. Both come with
-`pip install -e '.[benchmarks]'`, in an environment of its own, since they disagree with other packages about versions.
+Ours runs by its defaults, with two replicas. Every server answers the same patients of the test split with the same
+JSON, on two cores that `wrk` shares with it, one server after the other. `uvicorn` is a bare FastAPI application with
+one worker that answers a patient at a time; LitServe and BentoML run as their documentation has it, without and with
+their batching. Both come with `pip install -e '.[benchmarks]'`, in an environment of its own, since they disagree with
+other packages about versions, and without the package `mcp`, of which LitServe cannot read the newer releases.
 `serve-default` is our graph under Ray Serve's own settings: its Python proxy, the student as a deployment, actor calls,
 access log. The router's own time is that of a routed answer less that of the model, by itself in one process. The last
 line is JSON; of the two ways to run LitServe and BentoML it has the faster.
@@ -33,7 +34,7 @@ import yaml
 
 import deployment as bench
 from deployment import Load
-from serve_peers import SERVERS, WRAPPERS
+from leader_serve.deploy import deploy
 
 CONCURRENCY = (1, 16, 64)
 NUM_REQUESTS = 64
@@ -61,24 +62,26 @@ def serve_default(run: str) -> Iterator[str]:
         plan = yaml.safe_load(deployment.leader(*settings))
         for part in (plan, *plan["applications"]):
             del part["logging_config"]
-        from leader_serve.deploy import deploy
-
-        dashboard = deployment.dashboard()
-        deploy(dashboard.url, plan, token=dashboard.token)
+        deploy(deployment.state().dashboard_url, plan, token=deployment.state().token())
         yield deployment.url
 
 
 @contextmanager
-def peer(name: str, run: str) -> Iterator[str]:
+def peer(run: str, *command: str) -> Iterator[str]:
+    """A server of one of the files beside this one; PORT in its command becomes a free port."""
     with tempfile.TemporaryDirectory() as folder:
-        port, log = bench.free_port(), Path(folder, "log")
-        own = {"LEADER_RUN": run, "PORT": str(port), "OMP_NUM_THREADS": "1", "BENTOML_HOME": folder}
+        port, log = str(bench.free_port()), Path(folder, "log")
+        own = {"LEADER_RUN": run, "PORT": port, "OMP_NUM_THREADS": "1", "BENTOML_HOME": folder}
         environment = {**os.environ, **own, "BENTOML_DO_NOT_TRACK": "True", "LITSERVE_DISABLE_TELEMETRY": "1"}
         with log.open("w") as written:
             process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("serve_peers.py")), name],
-                env=environment, stdout=written, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                [sys.executable, *(port if word == "PORT" else word for word in command)],
+                env=environment,
+                stdout=written,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=Path(__file__).parent,
+            )
         try:
             yield f"http://127.0.0.1:{port}"
         except SystemExit as error:
@@ -101,17 +104,27 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def sides(run: str) -> dict[str, Callable[[], Any]]:
-    found: dict[str, Callable[[], Any]] = {
+    """How each server is started."""
+    bentoml = ("-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", "PORT", "--working-dir", ".", "--quiet")
+    return {
         "ours": lambda: ours(run),
-        "uvicorn": lambda: peer("uvicorn", run),
-        "ours-without-serve": lambda: peer("ours-without-serve", run),
+        "uvicorn": lambda: peer(run, "serve_peers.py", "uvicorn"),
+        "ours-one-replica": lambda: ours(run, ["--set=serve.student_replicas=1"]),
+        "ours-without-serve": lambda: peer(run, "serve_peers.py", "ours-without-serve"),
         "ours-student-apart": lambda: ours(run, ["--set=serve.student=deployment"]),
         "serve-default": lambda: serve_default(run),
+        "litserve": lambda: peer(run, "serve_litserve.py"),
+        "litserve-batched": lambda: peer(run, "serve_litserve.py", "batched"),
+        "bentoml": lambda: peer(run, *bentoml, "serve_bentoml:Single"),
+        "bentoml-batched": lambda: peer(run, *bentoml, "serve_bentoml:Batched"),
     }
-    for name in SERVERS:
-        if name not in found:
-            found[name] = lambda name=name: peer(name, run)
-    return found
+
+
+# What BentoML wants around a request's own JSON: its method's argument.
+WRAPPERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "bentoml": lambda request: {"request": request},
+    "bentoml-batched": lambda request: {"requests": [request]},
+}
 
 
 def measure(name: str, url: str, requests: list[dict[str, Any]], seconds: float) -> tuple[dict[int, Load], Any]:

@@ -1,8 +1,6 @@
-"""The servers that `serve.py` measures ours beside. Each reads, answers and writes the same JSON with the same student.
+"""Servers of the student that `serve.py` measures ours beside: `python serve_peers.py NAME`, with LEADER_RUN and PORT.
 
-A server is run as `python benchmarks/serve_peers.py NAME`, with the run in LEADER_RUN and the port in PORT. `batched`
-lets LitServe and BentoML gather requests as their documentation tells; `ours-without-serve` is our own application,
-router and micro-batching included, on uvicorn.
+`uvicorn` is a bare FastAPI application; `ours-without-serve` is our own, with router and micro-batching, on uvicorn.
 """
 
 from __future__ import annotations
@@ -10,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import uvicorn
@@ -32,7 +29,7 @@ from leader_serve.schemas import (
     current_medications,
     to_record,
 )
-from leader_serve.student import MAX_BATCH_SIZE, Student
+from leader_serve.student import Student
 
 HOST = "127.0.0.1"
 PATH = "/v1/recommendations"
@@ -84,79 +81,7 @@ def without_serve(port: int) -> None:
     run_uvicorn(build_http(Recommender(router, InteractionTable.load(run), config)), port)
 
 
-def litserve(port: int, batched: bool = False) -> None:
-    import litserve
-
-    class Api(litserve.LitAPI):
-        def setup(self, device: str) -> None:
-            self.answering = Answering()
-
-        def decode_request(self, request: dict[str, Any], **_: Any) -> RecommendationRequest:
-            return RecommendationRequest.model_validate(request)
-
-        def predict(self, inputs: Any, **_: Any) -> Any:
-            return self.answering.answer_all(inputs) if batched else self.answering.answer(inputs)
-
-        def encode_response(self, output: RecommendationAnswer, **_: Any) -> dict[str, Any]:
-            return output.model_dump(mode="json")
-
-    batching = {"max_batch_size": MAX_BATCH_SIZE, "batch_timeout": 0.002} if batched else {}
-    server = litserve.LitServer(Api(api_path=PATH, **batching), accelerator="cpu", workers_per_device=1)
-    server.run(host=HOST, port=port, num_api_servers=1, log_level="warning", generate_client_file=False)
-
-
-def bentoml_service(batched: bool) -> Any:
-    import bentoml
-
-    @bentoml.service(name="recommendation", workers=1)
-    class Single:
-        def __init__(self) -> None:
-            self.answering = Answering()
-
-        @bentoml.api(route=PATH)
-        def recommend(self, request: RecommendationRequest) -> RecommendationAnswer:
-            return self.answering.answer(request)
-
-    @bentoml.service(name="recommendation", workers=1)
-    class Batched:
-        def __init__(self) -> None:
-            self.answering = Answering()
-
-        @bentoml.api(route=PATH, batchable=True, max_batch_size=MAX_BATCH_SIZE, max_latency_ms=1000)
-        def recommend(self, requests: list[RecommendationRequest]) -> list[RecommendationAnswer]:
-            return self.answering.answer_all(requests)
-
-    return Batched if batched else Single
-
-
-def bentoml(port: int, batched: bool = False) -> None:
-    """BentoML starts its worker by the service's name in a module, as its command does."""
-    name = "batched_service" if batched else "single_service"
-    os.chdir(os.path.dirname(os.path.abspath(__file__)))
-    module = f"serve_peers:{name}"
-    options = ["--host", HOST, "--port", str(port), "--working-dir", ".", "--quiet"]
-    os.execv(sys.executable, [sys.executable, "-m", "bentoml", "serve", module, *options])
-
-
-def __getattr__(name: str) -> Any:  # BentoML alone asks for these, and only where it is installed
-    if name in ("single_service", "batched_service"):
-        return bentoml_service(batched=name == "batched_service")
-    raise AttributeError(name)
-
-
-SERVERS: dict[str, Callable[[int], None]] = {
-    "uvicorn": bare,
-    "ours-without-serve": without_serve,
-    "litserve": litserve,
-    "litserve-batched": lambda port: litserve(port, batched=True),
-    "bentoml": bentoml,
-    "bentoml-batched": lambda port: bentoml(port, batched=True),
-}
-# What each wants around a request's own JSON.
-WRAPPERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "bentoml": lambda request: {"request": request},
-    "bentoml-batched": lambda request: {"requests": [request]},
-}
+SERVERS: dict[str, Callable[[int], None]] = {"uvicorn": bare, "ours-without-serve": without_serve}
 
 if __name__ == "__main__":
     SERVERS[sys.argv[1]](int(os.environ["PORT"]))

@@ -27,6 +27,10 @@ def up(
         float | None, typer.Option(help="Memory for objects, GB [2, at most 15 % of memory].")
     ] = None,
     dashboard_port: Annotated[int, typer.Option(help="Port of the dashboard, on loopback.", min=1, max=65535)] = 8265,
+    monitor: Annotated[
+        bool, typer.Option("--monitor", help="Start Prometheus beside it, where that is installed.")
+    ] = False,
+    prometheus_port: Annotated[int, typer.Option(help="Port of Prometheus, on loopback.", min=1, max=65535)] = 9090,
 ) -> None:
     """Start a Ray head on this machine with dashboard and token, or the machines of a cluster file."""
     from leader_platform import cluster, cluster_file
@@ -36,11 +40,14 @@ def up(
         return
     _refuse_address(context)
     say("Starting Ray ...")
-    state, started = cluster.up(settings_of(context).home, num_cpus, object_store_gb, dashboard_port)
+    home, watching = settings_of(context).home, prometheus_port if monitor else None
+    state, started = cluster.up(home, num_cpus, object_store_gb, dashboard_port, watching)
     result = {**state.model_dump(mode="json"), "started": started}
     table = _table("Ray cluster started" if started else "Ray cluster already running")
     table.add_row("Dashboard", state.dashboard_url)
     table.add_row("Log in", f"the dashboard asks for a token: paste the line that `cat {state.token_file}` prints")
+    if state.prometheus_url:
+        table.add_row("Prometheus", state.prometheus_url)
     table.add_row("Address", state.address)
     table.add_row(
         "Resources", f"{state.num_cpus:g} CPU, {state.num_gpus:g} GPU, {state.object_store_bytes:,} B object store"
@@ -104,6 +111,8 @@ def _refuse_address(context: typer.Context) -> None:
 def _status_tables(result: dict[str, Any]) -> list[Table]:
     nodes = sum(node["state"] == "ALIVE" for node in result["nodes"])
     facts = {"Dashboard": result["dashboard_url"], "Address": result["address"], "Nodes": f"{nodes} alive"}
+    if result["prometheus_url"]:
+        facts["Prometheus"] = result["prometheus_url"]
     if result["pid"]:
         facts |= {"Process": str(result["pid"]), "Up": f"{result['uptime_s']:,.0f} s", "Token": result["token_file"]}
     facts |= {

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from leader_cli import cluster, data, evaluate, jobs, quickstart, recommend, runs, serve, train, tune
+from leader_cli import cluster, data, deploy, evaluate, jobs, quickstart, recommend, runs, serve, train, tune
 from leader_cli.console import Settings, default_home, remarks
 from leader_platform.errors import RunError, UserError, find_cause
 
@@ -31,6 +31,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.add_typer(runs.app, name="runs")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(deploy.app, name="deploy")
 app.add_typer(serve.app, name="serve")
 app.command("recommend")(recommend.recommend)
 

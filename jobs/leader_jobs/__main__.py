@@ -1,4 +1,4 @@
-"""A stage as a Ray job: `python -m leader_jobs REQUEST`, where REQUEST is a JSON `Request`.
+"""A stage as a Ray job: `python -m leader_jobs REQUEST`, where REQUEST is a JSON `Request`, or a file that holds one.
 
 A failure's last line is `LEADER-ERROR <exit code> <sentence>`, which the command that follows the log turns back into
 its own error.
@@ -6,9 +6,9 @@ its own error.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from pathlib import Path
 
 from leader_jobs.requests import Request, run_request
 from leader_platform.ray_jobs import tell_failure
@@ -19,7 +19,8 @@ def main() -> None:
     # raised, and the cluster's logs have the rest.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with tell_failure():
-        request = Request.model_validate(json.loads(sys.argv[1]))
+        given = sys.argv[1]
+        request = Request.model_validate_json(given if given.startswith("{") else Path(given).read_bytes())
         run_request(request, lambda line: print(line, flush=True))
 
 

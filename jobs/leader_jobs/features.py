@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from leader_jobs.metrics import FeatureMetrics
 from leader_jobs.tokens import SAMPLE_COLUMNS, Tokenise
 from leader_platform import storage
 from leader_platform.artifacts import FEATURES, TEACHER, Run
@@ -94,7 +95,9 @@ def _generate(
             compute=ray.data.ActorPoolStrategy(size=1),
         )
         num_done, times = len(done), []
+        progress = FeatureMetrics(total - num_done)
         for row in written.iter_rows():
+            progress.written(row["written"])
             told, num_done = num_done, num_done + row["written"]
             times.append((row["at"], row["written"]))
             if 10 * num_done // total > 10 * told // total:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leader_jobs.metrics import TrainingMetrics
 from leader_platform import storage
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
@@ -121,7 +122,7 @@ def run_trainer(
 
     # By a dict, since Ray's type hints are those of another RunConfig.
     before_start: dict[str, Any] = {"worker_runtime_env": {"env_vars": dict(environment or {})}}
-    with _reports(say) as (queue, history):
+    with _reports(say, TrainingMetrics(name.rpartition("-")[0] or name)) as (queue, history):
         trainer = TorchTrainer(
             loop,
             train_loop_config={**arguments, "reports": queue},
@@ -235,8 +236,9 @@ def tell(arguments: dict[str, Any], told: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _reports(say: Callable[[str], None]) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-    """A queue from the workers to this process, and the list of what came through it; `say` is told each.
+def _reports(say: Callable[[str], None], metrics: TrainingMetrics) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+    """A queue from the workers to this process, and the list of what came through it; `say` and `metrics` are told
+    each.
 
     Ray Train hands reports to its controller, another process; a person watches this one.
     """
@@ -248,6 +250,7 @@ def _reports(say: Callable[[str], None]) -> Iterator[tuple[Any, list[dict[str, A
         while not ended.is_set() or not queue.empty():
             with suppress(Empty):
                 history.append(queue.get(timeout=0.5))
+                metrics.told(history[-1])
                 say("  " + "  ".join(f"{name} {_shown(value)}" for name, value in history[-1].items()))
 
     thread = threading.Thread(target=follow, daemon=True)

@@ -29,14 +29,19 @@ _SMALLEST_OBJECT_STORE_BYTES = 80_000_000
 
 
 def up(
-    home: Path, num_cpus: int | None = None, object_store_gb: float | None = None, dashboard_port: int = 8265
+    home: Path,
+    num_cpus: int | None = None,
+    object_store_gb: float | None = None,
+    dashboard_port: int = 8265,
+    prometheus_port: int | None = None,
 ) -> tuple[ClusterState, bool]:
     """Start a head for the workspace `home`, or return the one that runs; True if it was started now.
 
-    `num_cpus` defaults to all cores, `object_store_gb` (1e9 bytes) to the smaller of 2 and 15 % of the memory. Raises
-    `UserError` for a taken port or a half-dead cluster, and `RunError`, leaving nothing behind, if Ray does not start.
+    `num_cpus` defaults to all cores, `object_store_gb` (1e9 bytes) to the smaller of 2 and 15 % of the memory; with a
+    `prometheus_port` Prometheus runs beside it. Raises `UserError` for a taken port or a half-dead cluster, and
+    `RunError`, leaving nothing behind, if Ray or Prometheus does not start.
     """
-    from leader_platform import cluster_head
+    from leader_platform import cluster_head, monitoring
 
     with _lock(home):
         if running := _healthy_state(home):
@@ -44,10 +49,27 @@ def up(
         object_store_bytes = _object_store_bytes(object_store_gb)
         if num_cpus is not None and num_cpus < 1:
             raise UserError(f"--num-cpus {num_cpus} is less than 1; leave it out to use all cores.")
-        _require_free(dashboard_port)
+        _require_free(dashboard_port, "--dashboard-port")
+        if prometheus_port is not None:
+            monitoring.require_prometheus()
+            _require_free(prometheus_port, "--prometheus-port")
+        temp_dir = temp_dir_of(home)
         state = cluster_head.start(
-            _folder(home), temp_dir_of(home), num_cpus, object_store_bytes, dashboard_port, _START_PATIENCE_S
+            _folder(home),
+            temp_dir,
+            num_cpus,
+            object_store_bytes,
+            dashboard_port,
+            _START_PATIENCE_S,
+            None if prometheus_port is None else f"http://127.0.0.1:{prometheus_port}",
         )
+        if prometheus_port is not None:
+            try:
+                ray_folder = cluster_head.ray_temp_dir(temp_dir)
+                monitoring.start(_folder(home) / "prometheus", temp_dir, ray_folder, prometheus_port)
+            except BaseException:
+                cluster_head.stop(temp_dir, state.pid, _STOP_PATIENCE_S)
+                raise
         _write_atomically(_folder(home) / "state.json", state.model_dump_json(indent=2))
         return state, True
 
@@ -108,6 +130,7 @@ def status(state: ClusterState) -> dict[str, Any]:
         "address": state.address,
         "dashboard_url": state.dashboard_url,
         "token_file": str(state.token_file) if state.token_file else None,
+        "prometheus_url": state.prometheus_url,
         "pid": state.pid,
         "uptime_s": round(time.time() - state.started_at, 1) if state.started_at else None,
         "nodes": [{key: node[key] for key in ("node_id", "node_ip", "state", "is_head_node")} for node in nodes],
@@ -197,17 +220,14 @@ def _write_atomically(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _require_free(port: int) -> None:
+def _require_free(port: int, option: str) -> None:
     with socket.socket() as probe:
         # As servers bind: a port that only waits out its last connections counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except (OSError, OverflowError):
-            raise UserError(
-                f"Port {port} is taken or not allowed, so the dashboard cannot have it; "
-                "choose another with --dashboard-port."
-            ) from None
+            raise UserError(f"Port {port} is taken or not allowed; choose another with {option}.") from None
 
 
 def _object_store_bytes(object_store_gb: float | None) -> int:

@@ -27,6 +27,7 @@ def start(
     object_store_bytes: int,
     dashboard_port: int,
     patience_s: float,
+    prometheus_url: str | None = None,
 ) -> ClusterState:
     """Start a head whose token and log lie in `folder`, and wait until it takes jobs.
 
@@ -42,7 +43,10 @@ def start(
     token_file = folder / "token"
     _write_token(token_file)
     log = folder / "head.log"
-    process = _spawn(_command(temp_dir, num_cpus, object_store_bytes, dashboard_port), temp_dir, token_file, log)
+    environment = _environment(temp_dir, token_file)
+    if prometheus_url is not None:
+        environment["RAY_PROMETHEUS_HOST"] = prometheus_url  # the dashboard asks it for its graphs
+    process = _spawn(_command(temp_dir, num_cpus, object_store_bytes, dashboard_port), environment, folder, log)
     try:
         state = ClusterState(
             address="",
@@ -53,6 +57,7 @@ def start(
             object_store_bytes=object_store_bytes,
             temp_dir=temp_dir,
             started_at=time.time(),
+            prometheus_url=prometheus_url,
         )
         return _wait_until_ready(process, state, temp_dir, log, patience_s)
     except BaseException:
@@ -62,17 +67,17 @@ def start(
         raise
 
 
-def _spawn(command: list[str], temp_dir: Path, token_file: Path, log: Path) -> subprocess.Popen[bytes]:
+def _spawn(command: list[str], environment: dict[str, str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         # A session of its own, so that closing the terminal leaves the cluster running.
         return subprocess.Popen(
             command,
-            env=_environment(temp_dir, token_file),
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            cwd=token_file.parent,
+            cwd=folder,
         )
 
 
@@ -99,7 +104,7 @@ def _wait_until_ready(
         if process.poll() is not None:
             raise RunError(f"Ray's head ended with status {process.returncode} while it started; {_last_lines(log)}")
         # Ray writes its address last, once the node runs; the job API answers seconds before it can run a job.
-        address = _ray_temp_dir(temp_dir) / "ray_current_cluster"
+        address = ray_temp_dir(temp_dir) / "ray_current_cluster"
         resources = _head_resources(state) if address.exists() and address.read_text().strip() else None
         if resources is not None:
             return state.model_copy(
@@ -129,12 +134,12 @@ def _command(temp_dir: Path, num_cpus: int | None, object_store_bytes: int, dash
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
     # 0: any free port; the defaults would collide with another Ray on this machine. The client server takes no 0.
     command += ["--port=0", "--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]
-    command += [f"--ray-client-server-port={_free_port()}", f"--temp-dir={_ray_temp_dir(temp_dir)}"]
+    command += [f"--ray-client-server-port={_free_port()}", f"--temp-dir={ray_temp_dir(temp_dir)}"]
     command += [f"--object-store-memory={object_store_bytes}"]
     return command if num_cpus is None else [*command, f"--num-cpus={num_cpus}"]
 
 
-def _ray_temp_dir(temp_dir: Path) -> Path:
+def ray_temp_dir(temp_dir: Path) -> Path:
     # Ray opens its own temporary folder to all users, sockets and logs included; the one around it stays closed.
     return temp_dir / "r"
 

@@ -32,6 +32,7 @@ class ClusterState(BaseModel):
     object_store_bytes: int | None = None
     temp_dir: Path | None = None
     started_at: float | None = None  # seconds since 1970
+    prometheus_url: str | None = None
 
     def token(self) -> str | None:
         """The cluster's token, or None if it has none; `UserError` if its file cannot be read."""

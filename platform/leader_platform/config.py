@@ -381,7 +381,7 @@ class ServeConfig(_Frozen):
         "`max_ongoing_requests`, so that a teacher that hangs leaves room for the rest.",
     )
     student_replicas: int = Field(
-        1, ge=1, description="Replicas that hold the student, wherever it computes; two keep answering where one fails."
+        2, ge=1, description="Replicas that hold the student, wherever it computes; two answer on where one fails."
     )
     max_student_replicas: int | None = Field(
         None, ge=1, description="Under load Serve adds students up to so many; null: always `student_replicas`."

@@ -17,8 +17,11 @@ from pathlib import Path
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
-def ray_environment() -> dict[str, str]:
-    """Variables for any Ray process, on one machine or many; `cluster.yaml` and the KubeRay files set the same."""
+def ray_environment(haproxy: bool | None = None) -> dict[str, str]:
+    """Variables for any Ray process, on one machine or many; `cluster.yaml` and the KubeRay files set the same.
+
+    `haproxy` says whether Serve will find it; None: as it is on this machine.
+    """
     environment = {
         # Nothing about a run leaves the machine: Ray, vLLM and the Hugging Face hub each ask for another variable.
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -42,7 +45,7 @@ def ray_environment() -> dict[str, str]:
         # Deployments call each other by gRPC, 1.4 times as fast as by actor calls (measured).
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     }
-    if haproxy_available():
+    if haproxy_available() if haproxy is None else haproxy:
         # HAProxy in place of Serve's Python proxy carries 13 times as many requests (measured).
         environment["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
         # A recommendation changes nothing, so one whose replica died before it answered may be asked of another.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from leader_platform.config import LeaderConfig
 from leader_platform.errors import UserError
 from leader_platform.recipes import recipe
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_config(base: LeaderConfig, file: str | Path | None = None, overrides: Sequence[str] = ()) -> LeaderConfig:
@@ -41,6 +43,18 @@ def with_values(config: LeaderConfig, changes: dict[str, Any]) -> LeaderConfig:
     return _validated(_merge(config.model_dump(mode="json"), changes))
 
 
+def read_model(model: type[Model], file: Path) -> Model:
+    """A small configuration of another kind from a YAML file. `UserError` as for `load_config`."""
+    try:
+        return model.model_validate(_read_yaml(file))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"{file}: {where} is not valid ({first['msg']}); it takes {', '.join(model.model_fields)}."
+        ) from None
+
+
 def _validated(values: dict[str, Any]) -> LeaderConfig:
     try:
         return LeaderConfig.model_validate(values)
@@ -62,9 +76,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text()
     except OSError as error:
-        raise UserError(f"The configuration file {path} cannot be read ({error.strerror}); check --config.") from None
+        raise UserError(f"The configuration file {path} cannot be read ({error.strerror}); check the path.") from None
     except UnicodeDecodeError:
-        raise UserError(f"The configuration file {path} is not UTF-8 text; check --config.") from None
+        raise UserError(f"The configuration file {path} is not UTF-8 text; check the path.") from None
     values = _parse_yaml(text, str(path))
     if values is None:
         return {}

@@ -9,6 +9,7 @@ from typing import Any
 from ray import serve
 
 from leader_platform.config import ServeConfig
+from leader_platform.models.vllm_engine import engine_environment
 from leader_serve.ingress import IngressDeployment, Models
 from leader_serve.releases import TEACHER_APPLICATIONS, IngressArguments, Release, Replicas, TeacherArguments
 from leader_serve.router import STUDENT_TIMEOUT_S
@@ -16,8 +17,9 @@ from leader_serve.schemas import ReleaseName
 from leader_serve.student import StudentDeployment
 from leader_serve.teacher import TeacherDeployment
 
-# A quarter of a core each, and their new replicas of a rolling update as much again: one core in all, which the teacher
-# leaves free. A teacher that asked for every core of a small machine would never be placed, or block the update.
+# A quarter of a core for each of two replicas, and for their new ones of a rolling update as much again: one core in
+# all, which the teacher leaves free. A teacher that asked for every core of a small machine would never be placed, or
+# block the update.
 _LIGHT_CPUS = 0.25
 _CPUS_BESIDE_TEACHER = 4 * _LIGHT_CPUS
 _ONE = Replicas(least=1, most=None, target_ongoing_requests=1)
@@ -89,9 +91,17 @@ def _options(deployment: serve.Deployment, config: ServeConfig, replicas: Replic
 def _teacher_actor(arguments: TeacherArguments) -> dict[str, Any]:
     cores = arguments.resources.cpus_per_worker
     # What Ray reserves must not become what the engine computes on: Ray sets OMP_NUM_THREADS to the reservation.
-    environment = {"OMP_NUM_THREADS": str(max(1, math.floor(cores))), **arguments.environment}
+    environment = {"OMP_NUM_THREADS": str(max(1, math.floor(cores))), **_engine_environment(arguments)}
     return {
         "num_cpus": max(1.0, cores - _CPUS_BESIDE_TEACHER),
         "num_gpus": arguments.resources.gpus_per_worker,
         "runtime_env": {"env_vars": environment},
     }
+
+
+def _engine_environment(arguments: TeacherArguments) -> dict[str, str]:
+    """What the engine's process must find set before it starts (docs/SERVING.md). It names libraries by their place, so
+    it is made where the application is built, on a node, and not where the plan is."""
+    if arguments.engine != "vllm":
+        return {}
+    return engine_environment(arguments.kv_cache_gb, on_gpu=arguments.resources.gpus_per_worker > 0)

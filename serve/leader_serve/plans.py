@@ -12,7 +12,6 @@ from leader_platform import storage
 from leader_platform.artifacts import STUDENT, TEACHER, Run
 from leader_platform.config import LeaderConfig
 from leader_platform.errors import UserError
-from leader_platform.models.vllm_engine import engine_environment
 from leader_serve.dashboard import is_local
 from leader_serve.keys import read_keys
 from leader_serve.releases import (
@@ -138,13 +137,6 @@ def _teacher(name: str, release: Release, config: LeaderConfig, running: Running
         max_ongoing_requests=config.serve.max_ongoing_requests,
         max_queued_requests=config.serve.max_queued_requests,
         resources=config.resources,
-        environment=teacher_environment(config),
+        kv_cache_gb=config.features.kv_cache_gb,
     )
     return _application(name, "leader_serve.app:build_teacher", arguments)
-
-
-def teacher_environment(config: LeaderConfig) -> dict[str, str]:
-    """What the teacher's process must find set before it starts; see the measurements in docs/SERVING.md."""
-    if config.serve.teacher_engine != "vllm":
-        return {}
-    return engine_environment(config.features.kv_cache_gb, on_gpu=config.resources.gpus_per_worker > 0)

@@ -80,7 +80,7 @@ class TeacherArguments(_Argument):
     max_ongoing_requests: int
     max_queued_requests: int
     resources: ResourcesConfig
-    environment: dict[str, str] = {}
+    kv_cache_gb: float
 
 
 def replace(new: IngressArguments, running: IngressArguments | None) -> IngressArguments:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from leader_cli.main import app
-from leader_platform import cluster, cluster_file, cluster_head, cluster_processes, ray_environment
+from leader_platform import cluster, cluster_file, cluster_head, cluster_processes, ray_environment, shipping
 from leader_platform.cluster_state import ClusterState, environment_token
 from leader_platform.errors import RunError, UserError
 from leader_platform.ray_jobs import _Log
@@ -189,15 +188,49 @@ def test_haproxy_is_asked_for_only_where_it_is(monkeypatch: pytest.MonkeyPatch) 
     assert "RAY_SERVE_ENABLE_HA_PROXY" not in ray_environment.ray_environment()
 
 
-def test_our_cluster_file_is_one_that_ray_takes() -> None:
-    from ray.autoscaler._private.util import prepare_config, validate_config
+@pytest.mark.parametrize("name", ["cluster.yaml", "deploy/clusters/aws.yaml", "deploy/clusters/gcp.yaml"])
+def test_our_cluster_files_have_no_fault_but_what_is_the_users(name: str) -> None:
+    file = ROOT / name
+    told = list(cluster_file.faults(file, cluster_file.read(file)))
+    own = ("an address for documentation", "auth.ssh_private_key", "is not there")
+    assert [fault for fault in told if not any(sign in fault for sign in own)] == []
+    assert len([fault for fault in told if "documentation" in fault]) == (3 if name == "cluster.yaml" else 0)
 
+
+def test_every_fault_of_a_cluster_file_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
     values = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    validate_config(prepare_config(values))
-    cluster_file.check(ROOT / "cluster.yaml")
-    for commands in (values["head_start_ray_commands"], values["worker_start_ray_commands"]):
-        for name, value in ray_environment.ray_environment().items():
-            assert f"{name}={shlex.quote(value)}" in commands[-1]
+    values["provider"] |= {"head_ip": "10.0.0.1", "worker_ips": ["203.0.113.7"]}
+    values["auth"]["ssh_private_key"] = str(tmp_path / "key")
+    values["file_mounts"] = {"~/data": "data"}
+    values["head_start_ray_commands"] = ["ray start --head"]
+    file.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError) as refused:
+        cluster_file.refuse(file, cluster_file.read(file))
+    for told in ("203.0.113.7 is an address", "key is not there", "data, which file_mounts", "head_start_ray_commands"):
+        assert told in str(refused.value)
+    assert "10.0.0.1" not in str(refused.value)
+    file.write_text(yaml.safe_dump(values | {"max_workerz": 3}))
+    with pytest.raises(UserError, match=r"the file: .* \('max_workerz' was unexpected\)"):
+        cluster_file.refuse(file, cluster_file.read(file))
+
+
+def test_nodes_start_ray_with_our_variables(tmp_path: Path) -> None:
+    (tmp_path / "environment.sh").write_text(shipping.environment_script())
+    script = '. ./environment.sh; python3 -c "import json, os; print(json.dumps(dict(os.environ)))"'
+    home = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    told = subprocess.run(["sh", "-c", script], cwd=tmp_path, env=home, capture_output=True, text=True, check=True)
+    found = json.loads(told.stdout)
+    assert ray_environment.ray_environment(haproxy=True).items() <= found.items()
+    assert found["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / ".leader/ray_token")
+    assert (tmp_path / ".leader/haproxy").stat().st_mode & 0o777 == 0o700
+
+
+def test_what_is_shipped_names_every_package_that_runs_here() -> None:
+    versions = dict(line.split("==") for line in shipping.installed_versions())
+    assert versions["ray"] == "2.60.0"
+    assert versions["torch"] == "2.13.0"
+    assert "leader-platform" not in versions
 
 
 @pytest.mark.parametrize(

@@ -83,11 +83,11 @@ def test_replicas_grow_with_the_load_where_they_may(run: Path) -> None:
     growing = load_config(CONFIG, None, ["serve.max_student_replicas=4", "serve.max_teacher_replicas=2"])
     plan = prepare(str(run), growing)
     student = ingress(plan)._deployment_config.autoscaling_config
-    assert (student.min_replicas, student.max_replicas, student.target_ongoing_requests) == (1, 4, 16)
+    assert (student.min_replicas, student.max_replicas, student.target_ongoing_requests) == (2, 4, 16)
     given = TeacherArguments.model_validate(arguments(plan, "leader-teacher"))
     assert build_teacher(given)._bound_deployment._deployment_config.autoscaling_config.max_replicas == 2
     with pytest.raises(UserError, match=r"max_student_replicas=1 is less than serve\.student_replicas=2"):
-        load_config(CONFIG, None, ["serve.student_replicas=2", "serve.max_student_replicas=1"])
+        load_config(CONFIG, None, ["serve.max_student_replicas=1"])
 
 
 def test_others_reach_the_port_with_keys_alone(run: Path) -> None:

@@ -1,0 +1,78 @@
+"""This installation as files for other machines: our wheel, the version of everything beside it, and the variables
+that Ray must find set before it starts."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import distributions
+from pathlib import Path
+
+from leader_platform.errors import RunError, UserError
+from leader_platform.ray_environment import ray_environment
+
+CONSTRAINTS, ENVIRONMENT = "constraints.txt", "environment.sh"
+_CHECKOUT = Path(__file__).resolve().parents[2]
+_NAME = "leader-platform"
+
+
+def ship(folder: Path) -> Path:
+    """Write a wheel of this checkout, `constraints.txt` and `environment.sh` into `folder`, in the place of older ones;
+    the wheel's path.
+
+    Raises `UserError` where this is no checkout, and `RunError` where the wheel cannot be built.
+    """
+    if not (_CHECKOUT / "pyproject.toml").is_file():
+        raise UserError(
+            f"LEADER is not installed from a checkout, so no wheel can be made of it; put its wheel into {folder} "
+            f"beside a {CONSTRAINTS} (`pip freeze`)."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as built:
+        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", built, str(_CHECKOUT)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = list(Path(built).glob("*.whl"))
+        if done.returncode or not wheels:
+            raise RunError(f"The wheel could not be built: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+        for old in folder.glob(f"{_NAME.replace('-', '_')}-*.whl"):
+            old.unlink()
+        wheel = folder / wheels[0].name
+        shutil.move(wheels[0], wheel)
+    (folder / CONSTRAINTS).write_text("".join(f"{line}\n" for line in installed_versions()))
+    (folder / ENVIRONMENT).write_text(environment_script())
+    return wheel
+
+
+def environment_script() -> str:
+    """A shell script that sets a node's variables; the same on all nodes. What Serve's proxy keeps lies where only its
+    user may enter."""
+    proxy = {
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
+    }
+    return "\n".join(
+        [
+            "# Made by `leader cluster up`, and read by the start commands of a cluster file.",
+            "mkdir -p -m 700 $HOME/.leader/haproxy",
+            "export RAY_AUTH_TOKEN_PATH=$HOME/.leader/ray_token",
+            *(f"export {name}={shlex.quote(value)}" for name, value in ray_environment(haproxy=True).items()),
+            *(f"export {name}=$HOME/.leader/haproxy/{file}" for name, file in proxy.items()),
+            "",
+        ]
+    )
+
+
+def installed_versions() -> list[str]:
+    """What is installed here as `name==version`, sorted; a build for CPUs or GPUs (2.13.0+cpu) is the same release."""
+    found = {
+        distribution.metadata["Name"]: distribution.version.partition("+")[0]
+        for distribution in distributions()
+        if distribution.metadata["Name"]
+    }
+    return sorted((f"{name}=={version}" for name, version in found.items() if name != _NAME), key=str.lower)
