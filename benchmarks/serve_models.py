@@ -2,11 +2,11 @@
 
 Usage: leader quickstart; python benchmarks/serve_models.py [--home workspace/quickstart] [--seconds 20]
 
-Each model answers patients of the test split over HTTP, through ingress and router, at concurrency 1 and 16. Memory is
-the proportional set size of the replica and of the engine's processes after that load; the student's counts the whole
-ingress replica that it computes in. Files are the weights on disk. The
-paper's student is 25 to 30 times as fast as its 7B teacher, with 1/15 of the memory. The last line is JSON; its ratios
-are of the vLLM teacher to the student, at concurrency 1.
+Each model answers patients of the test split over HTTP, through ingress and router, at concurrency 1 and 16; no prompt
+comes twice, since vLLM would remember it. Memory is the proportional set size of the replica and of the engine's
+processes after that load; the student's counts one whole ingress replica that it computes in. Files are the weights on
+disk. The paper's student is 25 to 30 times as fast as its 7B teacher, with 1/15 of the memory. The last line is JSON;
+its ratios are of the vLLM teacher to the student, at concurrency 1.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from leader_platform.models.teacher import MERGED
 from leader_serve.releases import APPLICATION, TEACHER_APPLICATIONS
 
 CONCURRENCY = (1, 16)
+NUM_REQUESTS = 1024  # more than the teacher answers in a measurement
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ def memory_mb(pids: list[int]) -> float:
 def measure(url: str, requests: list[dict[str, Any]], pids: list[int], seconds: float) -> Row:
     address = url + bench.PATH
     bench.wait_until_answering(address, requests[0])
-    bench.wrk(address, requests, 4, 3)  # to warm up
-    loads = {number: bench.wrk(address, requests, number, seconds) for number in CONCURRENCY}
+    bench.wrk(address, bench.reordered(requests, 0), 4, 3)  # to warm up
+    loads = {number: bench.wrk(address, bench.reordered(requests, number), number, seconds) for number in CONCURRENCY}
     return Row(loads, memory_mb(pids))
 
 
@@ -59,13 +60,13 @@ def compare(home: Path, seconds: float) -> None:
         with bench.cluster() as deployment:
             settings = (f"--set=serve.teacher_engine={engine}", "--set=serve.max_teacher_waiting=64")
             deployment.leader(*settings, "serve", "deploy", "--run", run)
-            students = deployment.replica_pids(APPLICATION, "Ingress")
+            student = deployment.replica_pids(APPLICATION, "Ingress")[:1]
             teachers = deployment.replica_pids(TEACHER_APPLICATIONS["stable"], "Teacher")
-            for_teacher = bench.sample_requests(data, 64, model="teacher")
+            for_teacher = bench.sample_requests(data, NUM_REQUESTS, model="teacher")
             rows[engine] = measure(deployment.url, for_teacher, teachers, seconds)
             if "student" not in rows:
-                for_student = bench.sample_requests(data, 64, model="student")
-                rows["student"] = measure(deployment.url, for_student, students, seconds)
+                for_student = bench.sample_requests(data, NUM_REQUESTS, model="student")
+                rows["student"] = measure(deployment.url, for_student, student, seconds)
     print(f"{'model':<14}{'at':>4}{'requests/s':>12}{'p50 ms':>10}{'p95 ms':>10}{'p99 ms':>10}{'failed':>8}{'MB':>8}")
     for name, row in rows.items():
         for number, load in row.loads.items():

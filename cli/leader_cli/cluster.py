@@ -86,6 +86,28 @@ def down(context: typer.Context, cluster_yaml: ClusterFile = None) -> None:
     show(context, {"stopped": stopped}, _rows("Ray cluster", {"Cluster": text}))
 
 
+def dashboard(
+    context: typer.Context,
+    open_it: Annotated[bool, typer.Option("--open", help="Open Ray's dashboard in the web browser.")] = False,
+) -> None:
+    """Where to watch: Ray's dashboard, Prometheus, the application's documentation; and the token to log in with."""
+    from leader_serve import deploy
+
+    state = require_cluster(context)
+    served = deploy.status(state.dashboard_url, state.token())
+    result = {
+        "dashboard": state.dashboard_url,
+        "token_file": str(state.token_file) if state.token_file else None,
+        "jobs": f"{state.dashboard_url}/#/jobs",
+        "serve": f"{state.dashboard_url}/#/serve",
+        "prometheus": state.prometheus_url,
+        "application": f"{served['url']}/docs" if served["url"] else None,
+    }
+    show(context, result, _rows("Where to watch", {name: value for name, value in result.items() if value}))
+    if open_it:
+        typer.launch(state.dashboard_url)
+
+
 def require_cluster(context: typer.Context) -> ClusterState:
     """The cluster that a command works on; `UserError` where none runs."""
     from leader_platform import cluster

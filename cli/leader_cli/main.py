@@ -34,6 +34,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(deploy.app, name="deploy")
 app.add_typer(serve.app, name="serve")
 app.command("recommend")(recommend.recommend)
+app.command("dashboard")(cluster.dashboard)
 
 
 @app.callback()

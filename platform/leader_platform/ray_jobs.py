@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 # A failing job's last line: this word, the exit code, the sentence.
 ERROR_PREFIX = "LEADER-ERROR "
 # Ray's own remarks at the head of every log; the first has the whole command in it.
-_RAYS_OWN = ("Running entrypoint for job", "Runtime env is setting up")
+_RAYS_OWN = (
+    "Running entrypoint for job",
+    "Runtime env is setting up",
+    "Set ray log level from environment variable",
+    "No cloud storage mirror configured",
+    "Triton is installed, but",
+)
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _SILENCE_S = 60.0
 _LOST_AFTER_S = 60.0

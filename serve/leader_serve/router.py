@@ -30,6 +30,7 @@ from leader_serve.schemas import ModelChoice, ModelName, RouteReason
 
 STUDENT_TIMEOUT_S = 10.0
 _DESCRIBE_TIMEOUT_S = 2.0
+_PATIENCE, _LEAST_PATIENCE_S = 4.0, 1.0  # times what the teacher is expected to take, which is a high figure itself
 _SHADOWS_AT_A_TIME = 4  # of an ingress replica; more would take the teacher from those who wait for it
 
 
@@ -121,14 +122,14 @@ class Router:
                 route = decide_without_student(named, self._teacher is not None)
             except ServingError as error:
                 return error
-            outcome = await self._ask_teacher(ask, route, began)
+            outcome = await self._ask_teacher(ask, route, began, self._config.teacher_timeout_s)
             return outcome if isinstance(outcome, Routed) else _serving_error("teacher", outcome)
         route = decide(choice, named, self._situation(ask, answer, began), self._config.min_confidence)
         if choice == ModelChoice.SHADOW:
             self._compare(ask.query, answer)
         if route.model == "student":
             return Routed(route, answer)
-        outcome = await self._ask_teacher(ask, route, began)
+        outcome = await self._ask_teacher(ask, route, began, self._patience_s())
         if isinstance(outcome, Routed):
             return outcome
         return Routed(Route("student", _fallback_reason(outcome), degraded=True), answer)
@@ -156,18 +157,27 @@ class Router:
         self._observer.model_answered("student", self._clock() - began)
         return predictions
 
-    async def _ask_teacher(self, ask: Ask, route: Route, began: float) -> Routed | Exception:
-        """The teacher's prediction, or why there is none."""
+    def _patience_s(self) -> float:
+        """How long a request waits that has the student's answer already: by what the teacher takes now, so that one
+        that hangs, or starts anew, is left within seconds."""
+        expected = self._teacher_latency.expected(self._clock())
         limit = self._config.teacher_timeout_s
+        return limit if expected is None else min(limit, max(_LEAST_PATIENCE_S, _PATIENCE * expected))
+
+    async def _ask_teacher(self, ask: Ask, route: Route, began: float, limit_s: float) -> Routed | Exception:
+        """The teacher's prediction, or why there is none."""
+        hasty = False
         if ask.deadline_s is not None:
-            limit = min(limit, ask.deadline_s - (self._clock() - began))
+            remaining = ask.deadline_s - (self._clock() - began)
+            limit_s, hasty = min(limit_s, remaining), remaining < limit_s
         try:
-            return Routed(route, await self._timed_teacher(ask.query, limit))
+            return Routed(route, await self._timed_teacher(ask.query, limit_s, hasty))
         except Exception as error:  # of any kind: another process raised it
             return error
 
-    async def _timed_teacher(self, query: Query, limit_s: float) -> Prediction:
-        """Ask the teacher, and learn from how long it takes, or from having given up on it."""
+    async def _timed_teacher(self, query: Query, limit_s: float, hasty: bool = False) -> Prediction:
+        """Ask the teacher, and learn from how long it takes, or from having given up on it. `hasty`: the limit is the
+        caller's, and says nothing against the teacher."""
         assert self._teacher is not None
         if self._teacher_waiting >= self._config.max_teacher_waiting:
             raise ModelOverloadedError
@@ -179,7 +189,7 @@ class Router:
                 (prediction,) = await self._teacher.predict([query])
         except TimeoutError:
             self._teacher_latency.gave_up(self._clock() - began, self._clock())
-            if limit_s >= self._config.teacher_timeout_s:  # not the caller's haste
+            if not hasty:
                 self._teacher_breaker.failed()
             raise
         except ModelOverloadedError:

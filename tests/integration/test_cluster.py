@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import queue
+import shutil
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +19,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from leader_cli.main import app
-from leader_platform import cluster, cluster_processes
+from leader_platform import cluster, cluster_processes, ray_jobs
 from leader_platform.cluster_head import _free_port
 from leader_platform.cluster_state import ClusterState
 from leader_platform.errors import RunError, UserError
@@ -40,10 +43,20 @@ match sys.argv[1]:
         sys.exit(2)
     case "crash":
         raise SystemError("the sky fell")
+    case "train":
+        from leader_jobs.metrics import TrainingMetrics
+
+        with ray_session():
+            TrainingMetrics("teacher").told({"loss": 0.25, "validation_prauc": 0.5})
+            print("told", flush=True)
+            time.sleep(120)
     case "wait":
         print("waiting", flush=True)
         time.sleep(600)
 """
+
+
+MONITORED = shutil.which("prometheus") is not None
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +80,7 @@ def state(home: Path) -> ClusterState:
             "0.2",
             "--dashboard-port",
             str(_free_port()),
+            *(["--monitor", f"--prometheus-port={_free_port()}"] if MONITORED else []),
         ]
         result = CliRunner().invoke(app, ["--home", str(home), "--json", *arguments])
     assert result.exit_code == 0, result.exception
@@ -149,6 +163,31 @@ def test_a_job_whose_terminal_is_gone_is_listed_read_followed_and_stopped(
     assert "`leader jobs list` names" in str(leader("logs", "raysubmit_none").exception)
 
 
+@pytest.mark.skipif(not MONITORED, reason="Prometheus is not installed (Debian: prometheus)")
+def test_prometheus_tells_how_training_goes(home: Path, state: ClusterState, tmp_path: Path) -> None:
+    (tmp_path / "toy_stage.py").write_text(STAGE)
+    assert state.prometheus_url is not None
+    client = ray_jobs._client(state)
+    entrypoint = f"{sys.executable} -m toy_stage train"
+    job = client.submit_job(entrypoint=entrypoint, runtime_env={"env_vars": {"PYTHONPATH": str(tmp_path)}})
+    try:
+        found: dict[str, float] = {}
+        deadline = time.monotonic() + 110
+        while set(found) < {"loss", "validation_prauc"} and time.monotonic() < deadline:
+            time.sleep(2)
+            query = {"query": '{__name__=~"ray_leader_training_.+", stage="teacher"}'}
+            answer = httpx.get(f"{state.prometheus_url}/api/v1/query", params=query, trust_env=False).json()
+            for result in answer["data"]["result"]:
+                found[result["metric"]["__name__"].removeprefix("ray_leader_training_")] = float(result["value"][1])
+        assert found == {"loss": 0.25, "validation_prauc": 0.5}
+    finally:
+        client.stop_job(job)
+    rules = httpx.get(f"{state.prometheus_url}/api/v1/rules", trust_env=False).json()["data"]["groups"]
+    assert {rule["name"] for group in rules for rule in group["rules"]} >= {"LeaderErrors"}
+    shown = json.loads(CliRunner().invoke(app, ["--home", str(home), "--json", "dashboard"]).stdout)
+    assert shown["prometheus"] == state.prometheus_url
+
+
 def test_the_cluster_is_found_by_its_addresses(
     home: Path, state: ClusterState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +212,7 @@ def test_down_leaves_nothing(home: Path, state: ClusterState) -> None:
     assert json.loads(result.stdout) == {"stopped": True}
     # Zombies are gone but for their parent's notice of it.
     assert [each for each in members if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
-    assert sorted(path.name for path in (home / "cluster").iterdir()) == ["head.log", "lock"]
+    kept = {"head.log", "lock"} | ({"prometheus"} if MONITORED else set())
+    assert {path.name for path in (home / "cluster").iterdir()} == kept
     assert not state.temp_dir.exists()
     assert cluster.find(home, None) is None

@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
+from support.made_features import run_with_features
 
 from leader_jobs import pipeline
 from leader_jobs.requests import Request
@@ -19,8 +19,6 @@ from leader_platform import storage
 from leader_platform.artifacts import Run
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
-from leader_platform.data.samples import SPLITS
-from leader_platform.features import feature_table, label_matrix
 from leader_platform.settings import load_config
 
 pytestmark = pytest.mark.slow
@@ -33,25 +31,6 @@ def search(config: LeaderConfig) -> LeaderConfig:
     """Without titles, which a language model would have to read."""
     settings = ["student.max_epochs=6", "student.checkpoint_epochs=2", "student.title_states=false"]
     return load_config(config, None, [*settings, "tune.grace_epochs=2"])
-
-
-def run_with_features(directory: Path, data: PreparedData, config: LeaderConfig) -> Run:
-    """A run whose teacher's states are its samples' labels, so that there is something to distill."""
-    run = Run(str(directory))
-    with run.product("teacher", pipeline.stage_key("teacher", data, config), config, {}):
-        pass
-    key = pipeline.stage_key("features", data, config)
-    with run.product("features", key, config, {}, ("teacher",)) as features:
-        for split in SPLITS:
-            states, first = label_matrix(data, split).astype(np.float32), 0
-            for part in data.sample_parts(split):
-                ids = storage.read_parquet(part, ["sample_id"])["sample_id"].to_pylist()
-                of_part = states[first : first + len(ids)]
-                first += len(ids)
-                storage.write_parquet(
-                    storage.join(features, split, Path(part).name), feature_table(ids, of_part, of_part)
-                )
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,11 @@ COMMANDS = (
     "runs list",
     "runs compare",
     "cluster",
+    "dashboard",
+    "jobs",
+    "jobs list",
+    "jobs attach",
+    "deploy render kubernetes",
     "serve",
     "recommend",
 )

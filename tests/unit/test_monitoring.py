@@ -11,16 +11,20 @@ from pathlib import Path
 import pytest
 import yaml
 
+from leader_jobs.metrics import FeatureMetrics, TrainingMetrics
 from leader_serve.metrics import RayMetrics
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
-RULES, DASHBOARD = DEPLOY / "prometheus/leader.rules.yml", DEPLOY / "grafana/leader_serving.json"
+RULES, DASHBOARDS = DEPLOY / "prometheus/leader.rules.yml", sorted((DEPLOY / "grafana").glob("*.json"))
 
 
 def exported() -> dict[str, set[str]]:
     """What Ray makes of each metric's name, and its tags."""
     suffixes = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_sum", "_count")}
-    metrics = [value for value in vars(RayMetrics()).values() if hasattr(value, "info")]
+    sources = (RayMetrics(), TrainingMetrics("teacher"), FeatureMetrics(0))
+    values = [value for source in sources for value in vars(source).values()]
+    values += [gauge for value in values if isinstance(value, dict) for gauge in value.values()]
+    metrics = [value for value in values if hasattr(value, "info")]
     return {
         f"ray_{metric.info['name']}{suffix}": set(metric.info["tag_keys"])
         for metric in metrics
@@ -33,8 +37,8 @@ def rules() -> list[str]:
 
 
 def panels() -> list[str]:
-    dashboard = json.loads(DASHBOARD.read_text())
-    return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    panels = [panel for file in DASHBOARDS for panel in json.loads(file.read_text())["panels"]]
+    return [target["expr"] for panel in panels for target in panel["targets"]]
 
 
 @pytest.mark.parametrize("expression", [*rules(), *panels()])

@@ -177,6 +177,28 @@ def test_a_deadline_cuts_the_teachers_time_and_is_learnt_from() -> None:
     assert caught.value.status == 504
 
 
+def test_a_teacher_that_begins_to_hang_is_left_soon_and_then_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leader_serve.router._LEAST_PATIENCE_S", 0.02)
+    teacher = Scripted("t", takes=0.001)
+    router = route(Scripted("s"), teacher, teacher_timeout_s=30)
+
+    async def answered_then_hanging() -> list[Route]:
+        for _ in range(10):
+            assert (await router.recommend(Ask(AUTO, FIRST))).route.model == "teacher"
+        teacher.takes = 60
+        at_once = await asyncio.gather(*(router.recommend(Ask(AUTO, FIRST)) for _ in range(3)))
+        return [routed.route for routed in (*at_once, await router.recommend(Ask(AUTO, FIRST)))]
+
+    async def with_limit() -> list[Route]:
+        async with asyncio.timeout(5):
+            return await answered_then_hanging()
+
+    *waited, after = asyncio.run(with_limit())
+    assert waited == [Route("student", RouteReason.TEACHER_TIMEOUT, degraded=True)] * 3
+    assert after.model == "student"
+    assert len(teacher.calls) == 13, "a breaker that is open asks nobody"
+
+
 @pytest.mark.parametrize(("share", "agreements"), [(0.1, [1 / 3]), (0.01, [])])
 def test_a_shadow_compares_a_share_in_the_background(share: float, agreements: list[float]) -> None:
     seen, teacher = Seen(), Scripted("t", codes="BC", takes=0.02)
