@@ -50,7 +50,8 @@ def ray_environment(haproxy: bool | None = None) -> dict[str, str]:
         environment["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
         # A recommendation changes nothing, so one whose replica died before it answered may be asked of another.
         environment["RAY_SERVE_HAPROXY_RETRY_ON"] = "conn-failure empty-response"
-        # Seconds until a silent peer is given up. An answer takes longer than any model may; see ServeConfig.
+        # Seconds until a peer is given up: nodes are near, and no model may take longer (ServeConfig).
+        environment["RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S"] = "2"
         environment["RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S"] = "120"
         environment["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"] = "120"
     return environment
