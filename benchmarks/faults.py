@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import resource
 import shutil
 import signal
 import statistics
@@ -25,6 +26,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,8 @@ from leader_serve.releases import APPLICATION, TEACHER_APPLICATIONS
 TEACHER_APPLICATION = TEACHER_APPLICATIONS["stable"]
 NUM_STUDENTS = 2
 FIRST_VISIT_EVERY = 20
+# A flood from one address would run out of ports for connections that were closed just now.
+_OWN_ADDRESSES = tuple(f"127.0.0.{number}" for number in range(2, 10))
 SECONDS_BEFORE, SECONDS_OF_FAULT = 10.0, 50.0
 SETTINGS = (f"--set=serve.student_replicas={NUM_STUDENTS}", "--set=serve.min_confidence=0")  # first visits alone
 
@@ -79,8 +83,15 @@ class Traffic:
     async def _send_all(self) -> None:
         limit, began, number = aiohttp.ClientTimeout(total=100), time.monotonic(), 0
         tasks = set()
-        async with aiohttp.ClientSession(timeout=limit, connector=aiohttp.TCPConnector(limit=0)) as session:
+        async with AsyncExitStack() as opened:
+            sessions = [
+                await opened.enter_async_context(
+                    aiohttp.ClientSession(timeout=limit, connector=aiohttp.TCPConnector(limit=0, local_addr=(own, 0)))
+                )
+                for own in _OWN_ADDRESSES
+            ]
             while not self._stopped.is_set():
+                session = sessions[number % len(sessions)]
                 task = asyncio.create_task(self._send(session, self._requests[number % len(self._requests)]))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
@@ -97,7 +108,7 @@ class Traffic:
                 told = "" if response.status == 200 else body[:200].decode(errors="replace")
                 seen = (response.status, "Retry-After" in response.headers, degraded, told)
         except (aiohttp.ClientError, TimeoutError) as error:
-            seen = (0, False, False, type(error).__name__)
+            seen = (0, False, False, f"{type(error).__name__} {getattr(error, 'strerror', '')}")
         self.outcomes.append(Outcome(sent_at, time.monotonic() - sent_at, *seen))
 
 
@@ -260,8 +271,15 @@ def mixed_requests(data: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return mixed, {**first[0], "model": "teacher"}
 
 
+def allow_connections() -> None:
+    """An open loop holds as many connections as requests wait; the usual limit of 1,024 would lose some here."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def measure(home: Path, rate: float, only: Sequence[str], minutes: float) -> None:
     bench.require_wrk()
+    allow_connections()
     data, run = bench.require_run(home)
     requests, for_teacher = mixed_requests(data)
     faults: dict[str, Callable[[Served], dict[str, Any]]] = {

@@ -31,6 +31,7 @@ from leader_serve.schemas import ModelChoice, ModelName, RouteReason
 STUDENT_TIMEOUT_S = 10.0
 _DESCRIBE_TIMEOUT_S = 2.0
 _PATIENCE, _LEAST_PATIENCE_S = 4.0, 1.0  # times what the teacher is expected to take, which is a high figure itself
+_WAITING_FOR_A_STRANGER = 4
 _SHADOWS_AT_A_TIME = 4  # of an ingress replica; more would take the teacher from those who wait for it
 
 
@@ -78,6 +79,7 @@ class Router:
         self._teacher_latency = ExpectedLatency()
         self._teacher_breaker = Breaker()
         self._teacher_waiting = 0
+        self._teacher_has_answered = False
         self._shadows: set[asyncio.Task[None]] = set()
 
     async def recommend(self, ask: Ask) -> Routed:
@@ -140,7 +142,7 @@ class Router:
             is_first_visit=ask.query.record.is_first_visit,
             confidence=answer.confidence,
             teacher_answers=self._teacher is not None and self._teacher_breaker.allows(now),
-            teacher_is_full=self._teacher_waiting >= self._config.max_teacher_waiting,
+            teacher_is_full=self._teacher_waiting >= self._most_waiting(),
             remaining_s=None if ask.deadline_s is None else ask.deadline_s - (now - began),
             teacher_takes_s=self._teacher_latency.expected(now),
         )
@@ -156,6 +158,11 @@ class Router:
             return [_serving_error("student", error)] * len(asks)
         self._observer.model_answered("student", self._clock() - began)
         return predictions
+
+    def _most_waiting(self) -> int:
+        """How many requests may wait for the teacher: few until it has answered one, since it may be starting still."""
+        limit = self._config.max_teacher_waiting
+        return limit if self._teacher_has_answered else min(limit, _WAITING_FOR_A_STRANGER)
 
     def _patience_s(self) -> float:
         """How long a request waits that has the student's answer already: by what the teacher takes now, so that one
@@ -179,7 +186,7 @@ class Router:
         """Ask the teacher, and learn from how long it takes, or from having given up on it. `hasty`: the limit is the
         caller's, and says nothing against the teacher."""
         assert self._teacher is not None
-        if self._teacher_waiting >= self._config.max_teacher_waiting:
+        if self._teacher_waiting >= self._most_waiting():
             raise ModelOverloadedError
         began = self._clock()
         self._teacher_breaker.tries(began)
@@ -199,6 +206,7 @@ class Router:
             raise
         finally:
             self._wait_for_teacher(-1)
+        self._teacher_has_answered = True
         self._teacher_breaker.succeeded()
         self._teacher_latency.saw(self._clock() - began, self._clock())
         self._observer.model_answered("teacher", self._clock() - began)
