@@ -15,7 +15,15 @@ import yaml
 from typer.testing import CliRunner
 
 from leader_cli.main import app
-from leader_platform import cluster, cluster_file, cluster_head, cluster_processes, ray_environment, shipping
+from leader_platform import (
+    cluster,
+    cluster_file,
+    cluster_head,
+    cluster_processes,
+    monitoring,
+    ray_environment,
+    shipping,
+)
 from leader_platform.cluster_state import ClusterState, environment_token
 from leader_platform.errors import RunError, UserError
 from leader_platform.ray_jobs import _Log
@@ -224,6 +232,22 @@ def test_nodes_start_ray_with_our_variables(tmp_path: Path) -> None:
     assert ray_environment.ray_environment(haproxy=True).items() <= found.items()
     assert found["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / ".leader/ray_token")
     assert (tmp_path / ".leader/haproxy").stat().st_mode & 0o777 == 0o700
+
+
+def test_prometheus_that_is_not_there_is_said_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(cluster_head, "start", lambda *_: pytest.fail("Ray was started"))
+    with pytest.raises(UserError, match="Prometheus is not installed; on Debian"):
+        cluster.up(tmp_path, prometheus_port=29090)
+
+
+def test_prometheus_reads_every_node_that_ray_knows(tmp_path: Path) -> None:
+    values = yaml.safe_load(monitoring.configuration(tmp_path))
+    (job,) = values["scrape_configs"]
+    assert job["file_sd_configs"] == [{"files": [str(tmp_path / "prom_metrics_service_discovery.json")]}]
+    assert all(Path(file).is_file() for file in values["rule_files"])
 
 
 def test_what_is_shipped_names_every_package_that_runs_here() -> None:
