@@ -114,16 +114,20 @@ def of_kind(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [manifest for manifest in manifests if manifest["kind"] == kind]
 
 
-def pods(value: Any) -> Iterator[dict[str, Any]]:
-    """Every pod's spec in a manifest."""
+def walk(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a manifest, it too."""
     if isinstance(value, dict):
-        if "containers" in value:
-            yield value
+        yield value
         for part in value.values():
-            yield from pods(part)
+            yield from walk(part)
     elif isinstance(value, list):
         for part in value:
-            yield from pods(part)
+            yield from walk(part)
+
+
+def pods(value: Any) -> Iterator[dict[str, Any]]:
+    """Every pod's spec in a manifest."""
+    return (part for part in walk(value) if "containers" in part)
 
 
 def test_every_field_exists(manifests: list[dict[str, Any]]) -> None:
@@ -210,16 +214,6 @@ def test_nobody_gets_in_without_a_rule(manifests: list[dict[str, Any]]) -> None:
     for manifest in manifests:
         for template in [part for part in walk(manifest) if "spec" in part and "containers" in part["spec"]]:
             assert chosen.items() <= template["metadata"]["labels"].items()
-
-
-def walk(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict):
-        yield value
-        for part in value.values():
-            yield from walk(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from walk(part)
 
 
 def test_the_files_in_the_repository_are_the_defaults(tmp_path: Path) -> None:
