@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import math
 import resource
 import shutil
 import signal
@@ -210,6 +211,7 @@ def under_load(served: Served, fault: Callable[[Served], float], rate: float) ->
 
 
 def told(outcomes: Sequence[Outcome], recovery: float) -> dict[str, Any]:
+    """What came of the requests; a recovery that was waited for in vain is null."""
     failures = Counter(f"{o.status} {o.told}" for o in outcomes if o.status != 200 and not o.retry_after)
     for failure, number in failures.most_common(5):
         print(f"    {number} x {failure}")
@@ -222,7 +224,7 @@ def told(outcomes: Sequence[Outcome], recovery: float) -> dict[str, Any]:
         "degraded": sum(outcome.degraded for outcome in outcomes),
         "p50_ms": round(1e3 * statistics.median(seconds), 1),
         "p99_ms": round(1e3 * seconds[int(0.99 * len(seconds))], 1),
-        "recovery_s": round(recovery, 1),
+        "recovery_s": round(recovery, 1) if math.isfinite(recovery) else None,
     }
 
 

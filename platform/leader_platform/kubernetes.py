@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import yaml
@@ -24,7 +25,6 @@ from leader_platform.ray_environment import ray_environment
 
 Manifest = dict[str, Any]
 
-RAY_VERSION = "2.60.0"
 REQUESTS_FOLDER = "/etc/leader/requests"
 KEYS_FILE = "/etc/leader/keys/serve_keys.json"
 SERVE_PORT = 8000
@@ -207,7 +207,7 @@ def _cluster_spec(site: Site, groups: Sequence[Manifest], keys: bool = False) ->
             }
         ]
     return {
-        "rayVersion": RAY_VERSION,
+        "rayVersion": version("ray"),  # what the images are built with, from the same pyproject
         "authOptions": {"mode": "token"},
         "headGroupSpec": {
             # No work on the head: what fills its memory there would take the whole cluster down.

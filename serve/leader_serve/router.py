@@ -201,7 +201,7 @@ class Router:
             raise
         except ModelOverloadedError:
             raise
-        except Exception:
+        except Exception:  # of any kind: another process raised it; it is counted here and told by the caller
             self._teacher_breaker.failed()
             raise
         finally:
