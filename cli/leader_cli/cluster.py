@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +39,12 @@ def up(
 
     if cluster_yaml is not None:
         cluster_file.up(cluster_yaml)
+        context.obj = replace(settings_of(context), address=str(cluster_yaml))
+        state = require_cluster(context)
+        cluster.wait_for_nodes(state, cluster_file.num_first_nodes(cluster_yaml), say)
+        result = cluster.status(state)
+        show(context, result, *_status_tables(result))
+        say(f"Next: leader --address {cluster_yaml} train --stage all · serve deploy · cluster status · dashboard")
         return
     _refuse_address(context)
     say("Starting Ray ...")
@@ -61,12 +69,10 @@ def up(
 @app.command()
 def status(context: typer.Context, cluster_yaml: ClusterFile = None) -> None:
     """Nodes, resources, jobs and Serve applications."""
-    from leader_platform import cluster, cluster_file
+    from leader_platform import cluster
 
     if cluster_yaml is not None:
-        head = cluster_file.head_address(cluster_yaml)
-        show(context, {"head": head}, _rows("Ray cluster", {"Head": head}))
-        return
+        context.obj = replace(settings_of(context), address=str(cluster_yaml))
     result = cluster.status(require_cluster(context))
     show(context, result, *_status_tables(result))
 
@@ -106,17 +112,32 @@ def dashboard(
     show(context, result, _rows("Where to watch", {name: value for name, value in result.items() if value}))
     if open_it:
         typer.launch(state.dashboard_url)
+    if state.forwarded:
+        say(f"These addresses lead to the head of {state.address} until you press Ctrl-C.")
+        threading.Event().wait()
+
+
+def find_cluster(context: typer.Context) -> ClusterState | None:
+    """The cluster that a command works on, or None where none is up. To one of a cluster file a connection stays open
+    until the command ends."""
+    from leader_platform import cluster, cluster_file
+
+    settings = settings_of(context)
+    if settings.address is None or not settings.address.endswith((".yaml", ".yml")):
+        return cluster.find(settings.home, settings.address)
+    reached: dict[str, ClusterState] = context.meta.setdefault("leader.reached", {})
+    if settings.address not in reached:
+        reached[settings.address] = context.with_resource(cluster_file.reach(Path(settings.address)))
+    return reached[settings.address]
 
 
 def require_cluster(context: typer.Context) -> ClusterState:
-    """The cluster that a command works on; `UserError` where none runs."""
-    from leader_platform import cluster
+    """As `find_cluster`; `UserError` where none runs."""
     from leader_platform.errors import UserError
 
-    settings = settings_of(context)
-    state = cluster.find(settings.home, settings.address)
+    state = find_cluster(context)
     if state is None:
-        raise UserError(f"No cluster runs for {settings.home}; start one with `leader cluster up`.")
+        raise UserError(f"No cluster runs for {settings_of(context).home}; start one with `leader cluster up`.")
     return state
 
 
@@ -131,8 +152,7 @@ def _refuse_address(context: typer.Context) -> None:
 
 
 def _status_tables(result: dict[str, Any]) -> list[Table]:
-    nodes = sum(node["state"] == "ALIVE" for node in result["nodes"])
-    facts = {"Dashboard": result["dashboard_url"], "Address": result["address"], "Nodes": f"{nodes} alive"}
+    facts = {"Dashboard": result["dashboard_url"], "Address": result["address"]}
     if result["prometheus_url"]:
         facts["Prometheus"] = result["prometheus_url"]
     if result["pid"]:
@@ -142,7 +162,12 @@ def _status_tables(result: dict[str, Any]) -> list[Table]:
         for name, amount in result["resources"].items()
     }
     facts |= {f"Serve: {name}": state for name, state in result["serve_applications"].items()}
-    tables = [_rows("Ray cluster", facts)]
+    nodes = Table("Node", "State", "CPU", "GPU", "Memory", title="Nodes")
+    for node in result["nodes"]:
+        has, name = node["resources"], f"{node['node_ip']}{' (head)' if node['is_head_node'] else ''}"
+        amounts = (f"{has.get('CPU', 0):g}", f"{has.get('GPU', 0):g}", f"{has.get('memory', 0) / 1e9:.1f} GB")
+        nodes.add_row(name, node["state"].lower(), *amounts)
+    tables = [_rows("Ray cluster", facts), nodes]
     if result["jobs"]:
         jobs = Table("Job", "Name", "Status", title="Jobs")
         for job in result["jobs"]:

@@ -139,7 +139,7 @@ def prepare(
         source=source.value,
         terminology=absolute(terminology) if terminology else None,
     )
-    submit(settings, request)
+    submit(context, request)
     data = PreparedData(request.data)
     show(context, data.manifest, *summary_tables(data))
     say(f"The data set is in {data.uri}.")

@@ -53,7 +53,7 @@ def evaluate(
     settings = settings_of(context)
     config = _with_options(settings.config(), protocol, folds, seeds, models)
     opened, made = PreparedData(settings.data(data)), Run(settings.run(run))
-    submit(settings, Request(kind="evaluate", config=config, data=opened.uri, run=made.uri, force=force))
+    submit(context, Request(kind="evaluate", config=config, data=opened.uri, run=made.uri, force=force))
     result = storage.read_json(made.path(EVALUATION, METRICS_FILE))
     show(context, result, *rich_tables(summary_tables(result)))
     say(f"The page is {made.path(EVALUATION, PAGE_FILE)}, the figures are in {METRICS_FILE} beside it.")

@@ -40,13 +40,16 @@ app.command("dashboard")(cluster.dashboard)
 @app.callback()
 def global_options(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Option(help="Configuration file (YAML).")] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration file (YAML), a path or URI.")] = None,
     recipe: Annotated[str, typer.Option(help="Named configuration to begin with.")] = "default",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: student.width=128.")] = None,
     home: Annotated[
         Path | None, typer.Option(help="Workspace for data and runs [LEADER_HOME, else ./workspace].")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster [RAY_ADDRESS].")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A running Ray cluster: host:port, its dashboard's URL or its cluster file [RAY_ADDRESS]."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
     debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
 ) -> None:

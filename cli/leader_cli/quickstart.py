@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from leader_cli.cluster import find_cluster
 from leader_cli.console import Settings, say, settings_of, show
 from leader_cli.data import summary_tables as data_tables
 from leader_cli.recommend import answer_tables, remark, service_url
@@ -31,7 +32,7 @@ def quickstart(
     """Synthesise patients, prepare, tune, distill, evaluate, serve, and recommend, on a local cluster of its own."""
     from leader_platform import cluster
 
-    settings = _own_workspace(settings_of(context))
+    settings = context.obj = _own_workspace(context)
     started_at = time.monotonic()
     state, _ = cluster.up(settings.home)
     say(f"Ray dashboard: {state.dashboard_url}")
@@ -48,13 +49,14 @@ def quickstart(
     say(f"The run is in {run}, its metrics in {run}/evaluation/metrics.json, the data set in {settings.data(None)}.")
 
 
-def _own_workspace(settings: Settings) -> Settings:
+def _own_workspace(context: typer.Context) -> Settings:
     """The quickstart's settings, with a workspace below the user's: it writes data and models and ends its cluster, and
     must do neither to what a user has. Refuses to share a cluster that is up."""
     from leader_platform import cluster
 
+    settings = settings_of(context)
     own = replace(settings, home=settings.home / "quickstart", address=None)
-    running = cluster.find(settings.home, settings.address) or cluster.find(own.home, None)
+    running = find_cluster(context) or cluster.find(own.home, None)
     if running is not None:
         raise UserError(
             f"A cluster already runs at {running.address}, and the quickstart starts and ends one of its own; end it "
@@ -80,15 +82,15 @@ def _main_job(
     _headline(1, f"Synthetic cohort: {patients} patients as raw MIMIC-IV tables")
     _synthesise(raw, patients, seed)
     _headline(2, "Prepared data set")
-    submit(settings, Request(kind="prepare", config=config, data=data, raw=str(raw)))
+    submit(context, Request(kind="prepare", config=config, data=data, raw=str(raw)))
     if not settings.as_json:
         show(context, None, *data_tables(PreparedData(data)))
     _headline(3, "Teacher, its features by vLLM, and the student distilled from it")
-    submit(settings, Request(kind="train", stage="all", config=config, data=data, run=run))
+    submit(context, Request(kind="train", stage="all", config=config, data=data, run=run))
     _headline(4, "The same student without a teacher, for comparison")
-    submit(settings, Request(kind="train", stage="student", config=config, data=data, run=run))
+    submit(context, Request(kind="train", stage="student", config=config, data=data, run=run))
     _headline(5, "Evaluation")
-    submit(settings, Request(kind="evaluate", config=config, data=data, run=run))
+    submit(context, Request(kind="evaluate", config=config, data=data, run=run))
     if not settings.as_json:
         result = storage.read_json(storage.join(run, EVALUATION, METRICS_FILE))
         show(context, None, *rich_tables(summary_tables(result)))

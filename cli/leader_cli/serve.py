@@ -30,6 +30,7 @@ def deploy(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print Serve's config and deploy nothing.")] = False,
 ) -> None:
     """Deploy a run's student and teacher, and wait until they answer."""
+    from leader_platform import storage
     from leader_serve import deploy as deployment
     from leader_serve.plans import prepare
 
@@ -42,6 +43,10 @@ def deploy(
     if dry_run:
         _print_config(settings.as_json, plan)
         return
+    if cluster is not None and cluster.pid is None:
+        from leader_jobs.preflight import check_cluster
+
+        check_cluster(cluster, [storage.absolute(settings.run(run)), config.serve.keys_file])
     _deploy(context, plan)
 
 
@@ -61,7 +66,7 @@ def _deploy(context: typer.Context, plan: dict[str, Any]) -> None:
 
     cluster = require_cluster(context)
     say(f"Deploying on {cluster.address}.")
-    deployment.deploy(cluster.dashboard_url, plan, on_progress=say, token=cluster.token())
+    deployment.deploy(cluster.dashboard_url, plan, on_progress=say, token=cluster.token(), forwarded=cluster.forwarded)
     result = deployment.status(cluster.dashboard_url, cluster.token())
     show(context, result, _table(result))
     beside = f", with {result['canary']} beside it" if result["canary"] else ""

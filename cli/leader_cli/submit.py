@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leader_cli.console import Settings, say
+from leader_cli.cluster import find_cluster
+from leader_cli.console import say
 
 if TYPE_CHECKING:
+    import typer
+
     from leader_jobs.requests import Request
 
 
-def submit(settings: Settings, request: Request) -> None:
+def submit(context: typer.Context, request: Request) -> None:
     """Run the request to its end, showing its progress; raises the job's own error when it fails."""
-    from leader_platform import cluster
-
-    state = cluster.find(settings.home, settings.address)
+    state = find_cluster(context)
     if state is None:
         from leader_jobs.requests import run_request
 
@@ -25,6 +26,6 @@ def submit(settings: Settings, request: Request) -> None:
     if state.pid is None:  # not this workspace's own, which runs on this machine with this software
         from leader_jobs.preflight import check_cluster
 
-        check_cluster(state, request)
+        check_cluster(state, request.reads_and_writes)
     say(f"Running as a job on {state.address}; dashboard {state.dashboard_url}")
     submit_and_follow(state, [request.model_dump_json()], request.name, say, writes=request.writes)

@@ -38,7 +38,7 @@ def tune(
         resume=resume,
         only=only,
     )
-    submit(settings, request)
+    submit(context, request)
     rows = read_parquet(made.path(TUNE, TRIALS_FILE)).to_pylist()
     rows.sort(key=lambda row: row["best_prauc"], reverse=True)
     recipe = made.path(TUNE, RECIPE_FILE)

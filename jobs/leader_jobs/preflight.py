@@ -11,13 +11,13 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from leader_jobs.requests import Request
+from leader_jobs.placement import on_node
 from leader_platform import storage
 from leader_platform.cluster_state import ClusterState, get_json
 from leader_platform.errors import RunError, UserError
@@ -35,11 +35,12 @@ class Check(BaseModel):
     marks: dict[str, str]
 
 
-def check_cluster(state: ClusterState, request: Request) -> None:
-    """Send a check ahead of a request. `UserError` naming what the cluster lacks and what to do."""
+def check_cluster(state: ClusterState, places: Iterable[str | None]) -> None:
+    """Send a check ahead of what uses these files and folders. `UserError` naming what the cluster lacks and what to
+    do."""
     theirs = get_json(state, "/api/version").get("ray_version", "")
     _require_same({"ray": theirs}, installed(), state.dashboard_url)
-    with _marked(_folders(request)) as marks:
+    with _marked(_on_disk(places)) as marks:
         check = Check(software=installed(), marks=marks)
         try:
             submit_and_follow(
@@ -55,11 +56,9 @@ def check_cluster(state: ClusterState, request: Request) -> None:
             ) from None
 
 
-def _folders(request: Request) -> list[str]:
-    """The local folders and files that a request reads and writes."""
-    named = (request.raw, request.terminology, request.data, request.run, request.config.teacher.backbone)
-    paths = [path for path in named if path is not None and not storage.is_remote(path)]
-    return [path for path in paths if os.path.isabs(path)]  # a backbone may be a name
+def _on_disk(places: Iterable[str | None]) -> list[str]:
+    """Those that lie on a disk: not in object storage, nor a language model by its name."""
+    return [place for place in places if place and not storage.is_remote(place) and os.path.isabs(place)]
 
 
 @contextmanager
@@ -101,14 +100,10 @@ def look(check: Check, say: Callable[[str], None] = lambda _: None) -> None:
     """On the cluster: from every node. `UserError` for the first that differs."""
     with ray_session():
         import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         probe = ray.remote(num_cpus=0)(_probe)
         nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-        pending = {}
-        for node in nodes:
-            there = NodeAffinitySchedulingStrategy(node, soft=False)
-            pending[node] = probe.options(scheduling_strategy=there).remote(check.marks)
+        pending = {node: probe.options(**on_node(node)).remote(check.marks) for node in nodes}
         for node, answer in pending.items():
             software, unseen = ray.get(answer, timeout=120)
             _require_same(software, check.software, f"Node {nodes[node]}")

@@ -42,6 +42,11 @@ class Request(BaseModel):
         """The directory that only one job at a time may write."""
         return self.run or self.data
 
+    @property
+    def reads_and_writes(self) -> tuple[str | None, ...]:
+        """What every node that takes part must see, where it is there."""
+        return (self.raw, self.terminology, self.data, self.run, self.config.teacher.backbone)
+
 
 def run_request(request: Request, say: Callable[[str], None], address: str | None = None) -> Any:
     """Do what is asked on the cluster at `address`, the one this job runs on, or a Ray of its own."""

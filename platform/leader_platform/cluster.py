@@ -11,7 +11,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from leader_platform.errors import RunError, UserError
 
 _START_PATIENCE_S = 120.0
 _STOP_PATIENCE_S = 5.0
+_NODES_PATIENCE_S = 1800.0
 # Ray's sockets lie 64 characters below the cluster's temporary folder, and a socket's path may have 107 at most.
 _LONGEST_TEMP_ROOT = 20
 _SMALLEST_OBJECT_STORE_BYTES = 80_000_000
@@ -133,11 +134,34 @@ def status(state: ClusterState) -> dict[str, Any]:
         "prometheus_url": state.prometheus_url,
         "pid": state.pid,
         "uptime_s": round(time.time() - state.started_at, 1) if state.started_at else None,
-        "nodes": [{key: node[key] for key in ("node_id", "node_ip", "state", "is_head_node")} for node in nodes],
+        "nodes": [
+            {
+                **{key: node[key] for key in ("node_id", "node_ip", "state", "is_head_node")},
+                "resources": _countable(node.get("resources_total") or {}),
+            }
+            for node in nodes
+        ],
         "resources": _resources(nodes, usage),
         "jobs": list_jobs(state),
         "serve_applications": {name: each["status"] for name, each in serve.get("applications", {}).items()},
     }
+
+
+def wait_for_nodes(state: ClusterState, wanted: int, say: Callable[[str], None]) -> None:
+    """Until `wanted` nodes are up, saying how many are; `RunError` where they are not within half an hour, in which a
+    machine can install everything."""
+    deadline, told = time.monotonic() + _NODES_PATIENCE_S, -1
+    while told < wanted:
+        up = sum(node["state"] == "ALIVE" for node in status(state)["nodes"])
+        if up != told:
+            say(f"{up} of {wanted} nodes are up")
+        told = up
+        if up < wanted and time.monotonic() > deadline:
+            raise RunError(
+                f"Only {up} of {wanted} nodes are up after {_NODES_PATIENCE_S / 60:.0f} minutes; "
+                f"`ray monitor {state.address}` shows what the head says of the others."
+            )
+        time.sleep(2.0 if up < wanted else 0.0)
 
 
 def temp_dir_of(home: Path) -> Path:
@@ -151,15 +175,18 @@ def _resources(nodes: list[dict[str, Any]], usage: dict[str, list[float]]) -> di
     total: dict[str, float] = {}
     for node in nodes:
         if node["state"] == "ALIVE":
-            for name, amount in (node.get("resources_total") or {}).items():
-                # `node:ADDRESS` entries are Ray's handles for placing work, not a resource.
-                if not name.startswith("node:"):
-                    total[name] = total.get(name, 0.0) + amount
+            for name, amount in _countable(node.get("resources_total") or {}).items():
+                total[name] = total.get(name, 0.0) + amount
     # The status report spells names in camel case.
     used = {"object_store_memory" if name == "objectStoreMemory" else name: pair[0] for name, pair in usage.items()}
     return {
         name: {"total": amount, "available": amount - used.get(name, 0.0)} for name, amount in sorted(total.items())
     }
+
+
+def _countable(resources: dict[str, float]) -> dict[str, float]:
+    """Without `node:ADDRESS`, which is Ray's handle for placing work."""
+    return {name: amount for name, amount in resources.items() if not name.startswith("node:")}
 
 
 def _healthy_state(home: Path) -> ClusterState | None:

@@ -5,22 +5,32 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import secrets
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from leader_platform import shipping
+from leader_platform.cluster_state import ClusterState
 from leader_platform.errors import RunError, UserError
 
 DIST = "dist"  # beside the cluster file
 TOKEN_FILE = Path("~/.leader/ray_token")
 _DOCUMENTATION = tuple(map(ipaddress.ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")))
+_RAY = (sys.executable, "-m", "ray.scripts.scripts")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_REACH_PATIENCE_S = 60.0
+_FIRST_AUTOSCALER = "RAY_enable_autoscaler_v2=0"
 _START = ("head_start_ray_commands", "worker_start_ray_commands")
 
 
@@ -34,16 +44,94 @@ def up(file: Path) -> None:
     _ray(file, "up", "-y", "--no-config-cache", file.name)
 
 
+def num_first_nodes(file: Path) -> int:
+    """The head, and the workers that the head starts whether there is work or not."""
+    from ray.autoscaler._private.util import prepare_config
+
+    with redirect_stdout(sys.stderr):
+        types = prepare_config(read(file))["available_node_types"]
+    return 1 + sum(about.get("min_workers", 0) for about in types.values())
+
+
 def down(file: Path) -> None:
     """`ray down`: stop Ray on every machine of the file."""
     read(file)
     _ray(file, "down", "-y", file.name)
 
 
-def head_address(file: Path) -> str:
-    """The head's network address, as `ray get-head-ip` tells it."""
-    read(file)
-    return _ray(file, "get-head-ip", file.name, capture=True).strip().splitlines()[-1]
+@contextmanager
+def reach(file: Path) -> Iterator[ClusterState]:
+    """The cluster of a file. Its dashboard stays on the head's loopback and answers here, through the SSH connection of
+    `ray dashboard`, as long as the block lasts.
+
+    Raises `UserError` where the head cannot be reached, or no dashboard answers on it.
+    """
+    values = read(file)
+    port, there = _free_port(), _dashboard_port(values)
+    forward = ["dashboard", "--no-config-cache", f"--port={port}", f"--remote-port={there}", file.name]
+    state = ClusterState(
+        address=str(file),
+        dashboard_url=f"http://127.0.0.1:{port}",
+        token_file=TOKEN_FILE.expanduser(),
+        forwarded=True,
+    )
+    with tempfile.TemporaryFile("w+") as told:
+        process = subprocess.Popen(
+            [*_RAY, *forward],
+            cwd=file.resolve().parent,
+            stdin=subprocess.DEVNULL,
+            stdout=told,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            _wait_for_dashboard(state, process, file, there)
+            if process.poll() is not None:
+                told.seek(0)
+                raise UserError(_why_not(file, told.read()))
+            yield state
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+
+
+def _wait_for_dashboard(state: ClusterState, process: subprocess.Popen[bytes], file: Path, port: int) -> None:
+    """Until something answers, if only to ask for a token, or the connection ends."""
+    import httpx
+
+    deadline = time.monotonic() + _REACH_PATIENCE_S
+    while process.poll() is None:
+        with suppress(httpx.TransportError):
+            httpx.get(f"{state.dashboard_url}/api/version", timeout=5.0, trust_env=False)
+            return
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"The head of {file} does not answer, or has no dashboard at port {port}; check the machine, or start "
+                f"Ray there with `leader cluster up {file}`."
+            )
+        time.sleep(0.2)
+
+
+def _why_not(file: Path, told: str) -> str:
+    """A sentence from what SSH and Ray said."""
+    lines = [line.strip() for line in _COLOURS.sub("", told).splitlines() if line.strip()]
+    if any("Head node of cluster" in line and "not found" in line for line in lines):
+        return f"This machine has started no head from {file}; `leader cluster up {file}` starts one."
+    ssh = [line for line in lines if line.startswith(("ssh:", "Host key")) or "denied" in line]
+    said = (ssh or lines or ["SSH said nothing"])[-1].removeprefix("The exception is: ")
+    return f"The head of {file} cannot be reached ({said}); check provider.head_ip and auth."
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _dashboard_port(values: Mapping[str, Any]) -> int:
+    named = re.search(r"--dashboard-port[= ](\d+)", _commands(values, "head_start_ray_commands"))
+    return int(named[1]) if named else 8265
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -77,8 +165,14 @@ def faults(file: Path, values: Mapping[str, Any]) -> Iterator[str]:
     for address in filter(None, addresses):
         if _is_documentation(str(address)):
             yield f"{address} is an address for documentation; put your machine's own."
-    if values["provider"].get("type") == "local" and not provider.get("head_ip"):
-        yield "provider.head_ip is missing: the machine that the others follow."
+    if provider.get("type") == "local":
+        if not provider.get("head_ip"):
+            yield "provider.head_ip is missing: the machine that the others follow."
+        if _FIRST_AUTOSCALER not in _commands(values, "head_start_ray_commands"):
+            yield (
+                f"head_start_ray_commands does not set {_FIRST_AUTOSCALER}, without which Ray's autoscaler starts no "
+                "worker of `type: local`."
+            )
     key = auth.get("ssh_private_key")
     if key and not Path(key).expanduser().is_file():
         yield f"auth.ssh_private_key {key} is not there; `ssh-keygen -f {key}` makes one, for your machines to accept."
@@ -86,12 +180,15 @@ def faults(file: Path, values: Mapping[str, Any]) -> Iterator[str]:
         if not (file.resolve().parent / Path(local).expanduser()).exists():
             yield f"{local}, which file_mounts puts at {remote}, is not there."
     for name in _START:
-        commands = " ".join(map(str, values.get(name, ())))
-        if not any(sign in commands for sign in (shipping.ENVIRONMENT, "RAY_AUTH_MODE=token")):
+        if not any(sign in _commands(values, name) for sign in (shipping.ENVIRONMENT, "RAY_AUTH_MODE=token")):
             yield (
                 f"{name} does not read ~/.leader/{DIST}/{shipping.ENVIRONMENT}, without which Ray asks nobody for a "
                 "token and runs the code of whoever reaches it."
             )
+
+
+def _commands(values: Mapping[str, Any], name: str) -> str:
+    return " ".join(map(str, values.get(name, ())))
 
 
 def _schema_fault(values: Mapping[str, Any]) -> str | None:
@@ -127,12 +224,9 @@ def _make_token() -> None:
         file.write(secrets.token_hex(32))
 
 
-def _ray(file: Path, *arguments: str, capture: bool = False) -> str:
-    """In the file's folder, to which the paths in it are relative."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", *arguments]
-    # Ray's remarks go to the error stream, so that `--json` leaves only the result on the output.
-    output = subprocess.PIPE if capture else sys.stderr
-    done = subprocess.run(command, stdout=output, text=True, check=False, cwd=file.resolve().parent)
+def _ray(file: Path, *arguments: str) -> None:
+    """In the file's folder, to which the paths in it are relative. Ray's remarks go to the error stream, so that
+    `--json` leaves only the result on the output."""
+    done = subprocess.run([*_RAY, *arguments], stdout=sys.stderr, check=False, cwd=file.resolve().parent)
     if done.returncode != 0:
         raise RunError(f"`ray {' '.join(arguments)}` ended with status {done.returncode}; its messages are above.")
-    return done.stdout or ""

@@ -33,6 +33,7 @@ class ClusterState(BaseModel):
     temp_dir: Path | None = None
     started_at: float | None = None  # seconds since 1970
     prometheus_url: str | None = None
+    forwarded: bool = False  # the dashboard's URL is this machine's end of a connection to another machine's
 
     def token(self) -> str | None:
         """The cluster's token, or None if it has none; `UserError` if its file cannot be read."""

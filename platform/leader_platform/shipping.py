@@ -48,7 +48,7 @@ def ship(folder: Path) -> Path:
 
 def environment_script() -> str:
     """A shell script that sets a node's variables; the same on all nodes. What Serve's proxy keeps lies where only its
-    user may enter."""
+    user may enter; not at home, since Ray adds 70 characters and a socket's path may have 97."""
     proxy = {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
@@ -59,10 +59,13 @@ def environment_script() -> str:
     return "\n".join(
         [
             "# Made by `leader cluster up`, and read by the start commands of a cluster file.",
-            "mkdir -p -m 700 $HOME/.leader/haproxy",
+            'leader_proxy="/tmp/leader-$(id -u)"',
+            'mkdir -p "$leader_proxy"',
+            'test -O "$leader_proxy" && chmod 700 "$leader_proxy" '
+            '|| { echo "$leader_proxy belongs to another user; remove it." >&2; exit 1; }',
             "export RAY_AUTH_TOKEN_PATH=$HOME/.leader/ray_token",
             *(f"export {name}={shlex.quote(value)}" for name, value in ray_environment(haproxy=True).items()),
-            *(f"export {name}=$HOME/.leader/haproxy/{file}" for name, file in proxy.items()),
+            *(f'export {name}="$leader_proxy/{file}"' for name, file in proxy.items()),
             "",
         ]
     )

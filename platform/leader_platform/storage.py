@@ -294,7 +294,13 @@ def local_copy(uri: str) -> Iterator[Path]:
         return
     import tempfile
 
-    file_system, path = filesystem(uri)
     with tempfile.TemporaryDirectory() as folder:
-        pafs.copy_files(path, folder, source_filesystem=file_system, destination_filesystem=pafs.LocalFileSystem())
+        download(uri, Path(folder))
         yield Path(folder)
+
+
+def download(uri: str, folder: Path) -> None:
+    """The files of a directory into a local `folder`."""
+    file_system, path = filesystem(uri)
+    folder.mkdir(parents=True, exist_ok=True)
+    pafs.copy_files(path, str(folder), source_filesystem=file_system, destination_filesystem=pafs.LocalFileSystem())

@@ -29,8 +29,10 @@ def deploy(
     *,
     timeout_s: float = 900,
     token: str | None = None,
+    forwarded: bool = False,
 ) -> None:
-    """Deploy a plan of `plans` and wait until it runs.
+    """Deploy a plan of `plans` and wait until it runs. `forwarded` says that the dashboard is another machine's, though
+    its URL is this one's.
 
     Raises `UserError` where the port is taken or the cluster serves something else, `RunError` with the application's
     message where it fails or does not run in time (an engine's start on a CPU takes about half a minute).
@@ -41,7 +43,8 @@ def deploy(
     if _is_ending(details, APPLICATION):
         _wait_until_gone(dashboard)
         details = dashboard.details()
-    _check_port(dashboard_url, details, **config["http_options"])
+    here = is_local(dashboard_url) and not forwarded
+    _check_port(details, here, **config["http_options"])
     dashboard.put(config)
     names = [application["name"] for application in config["applications"]]
     _wait_until_running(dashboard, names, on_progress, time.monotonic() + timeout_s)
@@ -81,6 +84,7 @@ def status(dashboard_url: str, token: str | None = None) -> dict[str, Any]:
                 "status": deployment["status"],
                 "replicas": _running(deployment),
                 "target_replicas": deployment["target_num_replicas"],
+                "nodes": sorted({replica["node_ip"] for replica in deployment["replicas"] if _runs(replica)}),
                 "message": deployment["message"],
             }
             for name, deployment in merged["deployments"].items()
@@ -172,7 +176,11 @@ def _progress(application: dict[str, Any]) -> str:
 
 
 def _running(deployment: dict[str, Any]) -> int:
-    return sum(replica["state"] == "RUNNING" for replica in deployment["replicas"])
+    return sum(_runs(replica) for replica in deployment["replicas"])
+
+
+def _runs(replica: dict[str, Any]) -> bool:
+    return bool(replica["state"] == "RUNNING")
 
 
 def _why(application: dict[str, Any]) -> str:
@@ -193,7 +201,7 @@ def _refuse_other_applications(details: dict[str, Any], doing: str) -> None:
         )
 
 
-def _check_port(dashboard_url: str, details: dict[str, Any], host: str, port: int) -> None:
+def _check_port(details: dict[str, Any], here: bool, host: str, port: int) -> None:
     running = details.get("http_options")
     if running:
         if (running["host"], running["port"]) != (host, port):
@@ -203,7 +211,7 @@ def _check_port(dashboard_url: str, details: dict[str, Any], host: str, port: in
             )
         return
     # Of another machine's ports nothing can be known from here.
-    if not is_local(dashboard_url):
+    if not here:
         return
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:

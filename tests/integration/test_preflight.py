@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def test_nodes_with_the_same_software_and_folders_are_ready(ray_local: None, tmp_path: Path) -> None:
     said: list[str] = []
     request = Request(kind="train", config=LeaderConfig(), data=str(tmp_path), run=str(tmp_path / "new" / "run"))
-    with preflight._marked(preflight._folders(request)) as marks:
+    with preflight._marked(preflight._on_disk(request.reads_and_writes)) as marks:
         assert set(marks) == {str(tmp_path), str(tmp_path / "new" / "run")}
         look(Check(software=installed(), marks=marks), said.append)
     assert said == ["1 nodes are ready"]

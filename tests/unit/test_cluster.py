@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -215,12 +216,48 @@ def test_every_fault_of_a_cluster_file_is_told(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(values))
     with pytest.raises(UserError) as refused:
         cluster_file.refuse(file, cluster_file.read(file))
-    for told in ("203.0.113.7 is an address", "key is not there", "data, which file_mounts", "head_start_ray_commands"):
+    for told in (
+        "203.0.113.7 is an address",
+        "key is not there",
+        "data, which file_mounts",
+        "head_start_ray_commands does not set RAY_enable_autoscaler_v2=0",
+        "head_start_ray_commands does not read",
+    ):
         assert told in str(refused.value)
     assert "10.0.0.1" not in str(refused.value)
     file.write_text(yaml.safe_dump(values | {"max_workerz": 3}))
     with pytest.raises(UserError, match=r"the file: .* \('max_workerz' was unexpected\)"):
         cluster_file.refuse(file, cluster_file.read(file))
+
+
+def write_cluster_file(folder: Path) -> Path:
+    (folder / "key").touch()
+    file = folder / "cluster.yaml"
+    provider = {"type": "local", "head_ip": "127.0.0.1", "worker_ips": []}
+    auth = {"ssh_user": "nobody", "ssh_private_key": str(folder / "key")}
+    file.write_text(yaml.safe_dump({"cluster_name": "unreached", "provider": provider, "auth": auth}))
+    return file
+
+
+def reach_error(file: Path) -> str:
+    with pytest.raises(UserError) as refused, cluster_file.reach(file):
+        pass
+    return str(refused.value)
+
+
+def test_a_head_that_was_never_started_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert "has started no head from" in reach_error(write_cluster_file(tmp_path))
+
+
+def test_a_head_that_cannot_be_reached_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was started once, as Ray's note on this machine says; now its SSH server is gone, or does not take the key."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    file, note = write_cluster_file(tmp_path), tmp_path / "ray/cluster-unreached.state"
+    note.parent.mkdir()
+    tags = {"ray-node-type": "head", "ray-user-node-type": "local.cluster.node", "ray-node-status": "up-to-date"}
+    note.write_text(json.dumps({"127.0.0.1": {"tags": tags, "state": "running"}}))
+    assert re.search(r"cluster.yaml cannot be reached \(.*(refused|denied).*\); check provider", reach_error(file))
 
 
 def test_nodes_start_ray_with_our_variables(tmp_path: Path) -> None:
@@ -231,7 +268,9 @@ def test_nodes_start_ray_with_our_variables(tmp_path: Path) -> None:
     found = json.loads(told.stdout)
     assert ray_environment.ray_environment(haproxy=True).items() <= found.items()
     assert found["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / ".leader/ray_token")
-    assert (tmp_path / ".leader/haproxy").stat().st_mode & 0o777 == 0o700
+    socket = Path(found["RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH"])
+    assert socket.parent.stat().st_mode & 0o777 == 0o700
+    assert len(str(socket.parent / ("n" * 56) / socket.name)) <= 97, "Serve adds the node's id, HAProxy takes no more"
 
 
 def test_prometheus_that_is_not_there_is_said_before_ray_starts(

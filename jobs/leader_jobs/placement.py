@@ -1,0 +1,142 @@
+"""Room for a stage's workers, looked for before Ray would wait for it without end; and files on the nodes they use."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from leader_platform import storage
+from leader_platform.config import ResourcesConfig, fingerprint
+from leader_platform.errors import UserError
+
+_LOOK_EVERY_S = 5.0
+
+Bundle = Mapping[str, float]
+
+
+def worker_bundle(resources: ResourcesConfig) -> dict[str, float]:
+    """What one worker asks Ray for."""
+    return bundle_of(resources.cpus_per_worker, resources.gpus_per_worker)
+
+
+def bundle_of(cpus: float, gpus: float) -> dict[str, float]:
+    """CPUs, and GPUs where any are asked for."""
+    return {"CPU": cpus} | ({"GPU": gpus} if gpus > 0 else {})
+
+
+def room(nodes: Sequence[Mapping[str, float]], bundle: Bundle) -> int:
+    """How many bundles fit on nodes with these resources, were nothing else there."""
+    return sum(min(int(node.get(kind, 0) // amount) for kind, amount in bundle.items()) for node in nodes)
+
+
+def require_room(bundle: Bundle, count: int, doing: str, wait_s: float, say: Callable[[str], None]) -> None:
+    """Wait until the cluster has nodes for `count` bundles, `wait_s` seconds at most; whether something else holds them
+    now is only told, since that ends.
+
+    Raises `UserError` that names what is missing.
+    """
+    import ray
+    from ray.autoscaler.sdk import request_resources
+
+    wanted = f"{count} x {_told(bundle)}"
+    deadline = time.monotonic() + wait_s
+    waited = False
+    try:
+        while room(nodes := _nodes(), bundle) < count:
+            if time.monotonic() > deadline:
+                raise UserError(_missing(bundle, count, doing, nodes, wait_s))
+            if not waited:
+                say(f"Waiting up to {wait_s:.0f} s for nodes with {wanted}.")
+                request_resources(bundles=[dict(bundle)] * count)
+                waited = True
+            time.sleep(min(_LOOK_EVERY_S, wait_s))
+    finally:
+        if waited:
+            request_resources(bundles=[])  # else the nodes would be kept for ever
+    free = ray.available_resources()
+    if any(free.get(kind, 0) < amount * count for kind, amount in bundle.items()):
+        say(f"Waiting for {wanted}, which something else holds now; `leader cluster status` shows what.")
+
+
+def _nodes() -> list[dict[str, float]]:
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _told(bundle: Bundle) -> str:
+    return " and ".join(f"{amount:g} {kind}" for kind, amount in bundle.items())
+
+
+def _missing(bundle: Bundle, count: int, doing: str, nodes: Sequence[Mapping[str, float]], wait_s: float) -> str:
+    largest = _told({kind: max(node.get(kind, 0) for node in nodes) for kind in bundle})
+    all_of_them = f"{len(nodes)} nodes, the largest with" if len(nodes) > 1 else "one node with"
+    waited = f" after {wait_s:.0f} s" if wait_s else ""
+    return (
+        f"{doing} needs {count} x {_told(bundle)}, and the cluster has{waited} {all_of_them} {largest}; lower "
+        "resources.cpus_per_worker, resources.gpus_per_worker or the stage's number of workers, or use a larger "
+        "cluster (one that grows by itself: --set resources.wait_for_nodes_s=900)."
+    )
+
+
+@contextmanager
+def on_every_node(uri: str, version: str, bundle: Bundle, count: int) -> Iterator[str]:
+    """A folder under one path on all nodes, for libraries that read only local files; gone after the block.
+
+    A local `uri` is itself that path, since all nodes see it. Of object storage each node downloads its copy, also
+    those that come up only because `count` bundles are asked for; the copy that a killed run left is taken if its
+    `version`, which says what is in it, is the same.
+    """
+    if not storage.is_remote(uri):
+        yield storage.absolute(uri)
+        return
+    import ray
+
+    folder = str(Path(tempfile.gettempdir()) / f"leader-{fingerprint(uri, version)}")
+    download = ray.remote(_download)
+    spread = download.options(num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), scheduling_strategy="SPREAD")
+    try:
+        ray.get([spread.remote(uri, folder) for _ in range(count)])
+        _everywhere(_download, uri, folder)
+        yield folder
+    finally:
+        _everywhere(_remove, folder)
+
+
+def on_node(node_id: str) -> dict[str, Any]:
+    """Options of a task or actor that must run on this node, by its Ray id."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
+
+
+def _everywhere(function: Callable[..., None], *arguments: str) -> None:
+    """`function(*arguments)` once on each node that is up."""
+    import ray
+
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    task = ray.remote(num_cpus=0)(function)
+    ray.get([task.options(**on_node(node)).remote(*arguments) for node in nodes])
+
+
+def _download(uri: str, folder: str) -> None:
+    """On a node: whole or not at all."""
+    if Path(folder).exists():
+        return
+    staging = Path(f"{folder}.{uuid.uuid4().hex}")
+    try:
+        storage.download(uri, staging)
+        with suppress(OSError):  # another task on this node was there first
+            staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _remove(folder: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
