@@ -29,7 +29,7 @@ class Settings:
     """The global options, as `main` read them; the configuration is built only when a command asks for it."""
 
     home: Path
-    config_file: Path | None = None
+    config_file: str | None = None
     recipe: str = "default"
     overrides: tuple[str, ...] = ()
     address: str | None = None

@@ -17,6 +17,7 @@ app = typer.Typer(help="Write the files that other machines run the platform fro
 render = typer.Typer(help="Files for a kind of cluster, from the configuration.", no_args_is_help=True)
 app.add_typer(render, name="render")
 
+NODES_PATIENCE_S = 1800.0  # machines with GPUs come up slowly, and pull an image of several GB
 Out = Annotated[Path, typer.Option(help="Folder for the files; those of the same name are replaced.")]
 
 
@@ -62,10 +63,14 @@ def _require_remote(places: dict[str, str]) -> None:
 def _requests(
     config: LeaderConfig, data: str, run: str, raw: str, source: str, terminology: str | None
 ) -> dict[str, str]:
-    """Each stage's request as JSON. A stage runs alone: its cluster has what it needs and nothing for others."""
+    """Each stage's request as JSON. A stage runs alone: its cluster has what it needs and nothing for others, and comes
+    up while the stage begins."""
     from leader_jobs.pipeline import STAGES
     from leader_jobs.requests import Request
 
+    if not config.resources.wait_for_nodes_s:
+        patient = config.resources.model_copy(update={"wait_for_nodes_s": NODES_PATIENCE_S})
+        config = config.model_copy(update={"resources": patient})
     prepare = Request(kind="prepare", config=config, data=data, raw=raw, source=source, terminology=terminology)
     stages = {
         name: Request(kind="train", stage=name, config=config, data=data, run=run, only=True, resume=True)

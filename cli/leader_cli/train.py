@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,7 +38,7 @@ def train(
     force: Annotated[bool, typer.Option("--force", help="Run the stage even if its product is current.")] = False,
     only: Annotated[bool, typer.Option("--only", help="Refuse to run stages that this one needs.")] = False,
     config: Annotated[
-        Path | None, typer.Option(help="Configuration file (YAML), such as what `leader tune` found.")
+        str | None, typer.Option(help="Configuration file (YAML), such as what `leader tune` found.")
     ] = None,
 ) -> None:
     """Tune the teacher, generate its features, distill the student."""
@@ -61,7 +60,7 @@ def train(
         force=force,
         only=only,
     )
-    submit(settings, request)
+    submit(context, request)
     assert request.run is not None
     made = Run(request.run)
     show(context, {"run": made.uri, "stages": stages_of(stage.value, request.config)})

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leader_jobs.metrics import FeatureMetrics
+from leader_jobs.placement import bundle_of, on_every_node, require_room
 from leader_jobs.tokens import SAMPLE_COLUMNS, Tokenise
 from leader_platform import storage
 from leader_platform.artifacts import FEATURES, TEACHER, Run
@@ -83,10 +84,14 @@ def _generate(
     import ray
 
     started = time.time()
-    with storage.local_copy(run.path(TEACHER, MERGED)) as merged:
-        tokens = _tokens(data, config, parts, done, str(merged))
+    # What one engine asks for: it computes on `cpus_per_worker` threads, but takes no more of Ray than a core.
+    bundle, count = bundle_of(1.0, config.resources.gpus_per_worker), config.features.concurrency
+    require_room(bundle, count, "Reading with the teacher", config.resources.wait_for_nodes_s, say)
+    version = run.manifest(TEACHER)["id"]
+    with on_every_node(run.path(TEACHER, MERGED), version, bundle, count) as merged:
+        tokens = _tokens(data, config, parts, done, merged)
         engine = _vllm if config.features.engine == "vllm" else _transformers
-        written = engine(tokens, str(merged), config).map_batches(
+        written = engine(tokens, merged, bundle, config).map_batches(
             _WriteChunks,
             fn_constructor_args=(run.path(TEACHER), chunks),
             batch_size=config.features.batch_size,
@@ -149,12 +154,11 @@ def _tokens(data: PreparedData, config: LeaderConfig, parts: dict[str, str], don
     )
 
 
-def _vllm(tokens: Dataset, merged: str, config: LeaderConfig) -> Dataset:
+def _vllm(tokens: Dataset, merged: str, bundle: dict[str, float], config: LeaderConfig) -> Dataset:
     """States by vLLM's pooling engine through `ray.data.llm`."""
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    on_gpu = config.resources.gpus_per_worker > 0
-    bundle = {"CPU": 1.0} | ({"GPU": config.resources.gpus_per_worker} if on_gpu else {})
+    on_gpu = "GPU" in bundle
     processor = build_processor(
         vLLMEngineProcessorConfig(
             model_source=merged,
@@ -169,7 +173,7 @@ def _vllm(tokens: Dataset, merged: str, config: LeaderConfig) -> Dataset:
             chat_template_stage={"enabled": False},
             tokenize_stage={"enabled": False},
             detokenize_stage={"enabled": False},
-            log_engine_metrics=False,
+            log_engine_metrics=True,
         ),
         preprocess=lambda row: {"tokenized_prompt": row["token_ids"], "pooling_params": POOLING_PARAMS},
         postprocess=lambda row: {
@@ -201,7 +205,7 @@ class _TransformersStage:
         return {**kept, "hidden_state": states}
 
 
-def _transformers(tokens: Dataset, merged: str, config: LeaderConfig) -> Dataset:
+def _transformers(tokens: Dataset, merged: str, bundle: dict[str, float], config: LeaderConfig) -> Dataset:
     import ray
 
     return tokens.map_batches(
@@ -209,8 +213,8 @@ def _transformers(tokens: Dataset, merged: str, config: LeaderConfig) -> Dataset
         fn_constructor_args=(merged, config),
         batch_size=config.features.batch_size,
         batch_format="numpy",
-        num_cpus=1,
-        num_gpus=config.resources.gpus_per_worker,
+        num_cpus=bundle["CPU"],
+        num_gpus=bundle.get("GPU", 0),
         compute=ray.data.ActorPoolStrategy(size=config.features.concurrency),
         runtime_env={"env_vars": preload_environment()},
     )

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leader_jobs.placement import require_room, worker_bundle
 from leader_jobs.tokens import SAMPLE_COLUMNS, Tokenise
 from leader_jobs.training import (
     DATASET_FILES,
@@ -55,6 +56,8 @@ def train_teacher(data: PreparedData, run: Run, config: LeaderConfig, key: str, 
 
     teacher = config.teacher
     _require_samples(data, teacher)
+    resources = config.resources
+    require_room(worker_bundle(resources), teacher.num_workers, "Tuning", resources.wait_for_nodes_s, say)
     num_samples = data.manifest["splits"]["train"]["samples"]
     total_steps = _total_steps(teacher, num_samples)
     tokens = {"train": _tokens(data, "train", config)}

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from leader_jobs.placement import require_room, worker_bundle
 from leader_platform import storage
 from leader_platform.artifacts import TITLES, Run
 from leader_platform.config import LeaderConfig
@@ -33,6 +34,7 @@ def read_code_titles(data: PreparedData, run: Run, config: LeaderConfig, key: st
     texts = [title_of(code, data.titles) for code in codes]
     say(f"Reading the titles of {len(codes)} codes with {config.teacher.backbone}")
     resources = config.resources
+    require_room(worker_bundle(resources), 1, "Reading titles", resources.wait_for_nodes_s, say)
     # In a process of its own, which ends with it and gives the language model's memory back.
     task = ray.remote(
         num_cpus=resources.cpus_per_worker,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leader_jobs.metrics import TrainingMetrics
+from leader_jobs.placement import on_node, require_room, worker_bundle
 from leader_platform import storage
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from leader_platform.evaluation.metrics import Bools
     from leader_platform.models.renewal import Renewal
 
+# A lost machine may cost two: Ray tries again before it knows that the machine is lost.
+_TRIES = 4
 DATASET_FILES = ("vocabulary.json", "titles.parquet", "interactions.parquet")
 
 
@@ -108,9 +111,9 @@ def run_trainer(
     parent, name = directory.rsplit("/", 1)
     resources = config.resources
     use_gpu = resources.gpus_per_worker > 0
-    per_worker = {"CPU": resources.cpus_per_worker} | ({"GPU": resources.gpus_per_worker} if use_gpu else {})
+    per_worker = worker_bundle(resources)
     num_threads = max(1, int(resources.cpus_per_worker))
-    _require_resources(per_worker, num_workers, say)
+    require_room(per_worker, num_workers, "Training", resources.wait_for_nodes_s, say)
 
     def loop(arguments: dict[str, Any]) -> None:
         torch.set_num_threads(num_threads)
@@ -122,7 +125,8 @@ def run_trainer(
 
     # By a dict, since Ray's type hints are those of another RunConfig.
     before_start: dict[str, Any] = {"worker_runtime_env": {"env_vars": dict(environment or {})}}
-    with _reports(say, TrainingMetrics(name.rpartition("-")[0] or name)) as (queue, history):
+    product = name.rpartition("-")[0] or name  # its scratch folder is named by it and by a fingerprint
+    with _reports(say, TrainingMetrics(product)) as (queue, history):
         trainer = TorchTrainer(
             loop,
             train_loop_config={**arguments, "reports": queue},
@@ -133,33 +137,12 @@ def run_trainer(
                 name=name,
                 storage_path=parent,
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
-                failure_config=FailureConfig(max_failures=1),
+                failure_config=FailureConfig(max_failures=_TRIES - 1),
                 **before_start,
             ),
         )
-        checkpoint = _fit(trainer, name)
+        checkpoint = _fit(trainer, product)
     return checkpoint, history
-
-
-def _require_resources(per_worker: dict[str, float], num_workers: int, say: Callable[[str], None]) -> None:
-    """Refuse what the cluster's nodes can never give, for which Ray Train would wait without end; say so when something
-    else holds it now."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    slots = sum(min(int(node.get(kind, 0) // amount) for kind, amount in per_worker.items()) for node in nodes)
-    wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in per_worker.items())
-    if slots < num_workers:
-        largest = " and ".join(f"{max(node.get(kind, 0) for node in nodes):g} {kind}" for kind in per_worker)
-        raise UserError(
-            f"Training needs {num_workers} x {wanted}, and the cluster's largest node has {largest}; lower "
-            "resources.cpus_per_worker, resources.gpus_per_worker or the stage's num_workers, or use a larger cluster."
-        )
-    free = ray.available_resources()
-    if any(free.get(kind, 0) < amount * num_workers for kind, amount in per_worker.items()):
-        say(
-            f"Waiting for {num_workers} x {wanted}, which something else holds now; `leader cluster status` shows what."
-        )
 
 
 def _fit(trainer: Any, name: str) -> Checkpoint:
@@ -179,7 +162,10 @@ def _fit(trainer: Any, name: str) -> Checkpoint:
                     f"A worker that trained the {name} was ended because the machine's memory was full; lower what a "
                     "step takes (teacher.micro_batch_tokens, student.batch_size) or use a larger machine."
                 ) from error
-        raise RunError(f"Training the {name} failed: {_last_line(error)}; its worker's log has the rest.") from error
+        raise RunError(
+            f"Training the {name} failed {_TRIES} times: {_last_line(error)}; `leader train --resume` goes on from its "
+            "last checkpoint, and the worker's log has the rest."
+        ) from error
     if result.checkpoint is None:
         raise RunError(f"Training the {name} ended without a checkpoint; its worker's log names the cause.")
     return result.checkpoint
@@ -242,9 +228,12 @@ def _reports(say: Callable[[str], None], metrics: TrainingMetrics) -> Iterator[t
 
     Ray Train hands reports to its controller, another process; a person watches this one.
     """
+    import ray
     from ray.util.queue import Empty, Queue
 
-    queue, history, ended = Queue(actor_options={"num_cpus": 0}), [], threading.Event()
+    # On this machine, without which there is nobody to tell: elsewhere it would be one more thing that can be lost.
+    here = on_node(ray.get_runtime_context().get_node_id())
+    queue, history, ended = Queue(actor_options={"num_cpus": 0, **here}), [], threading.Event()
 
     def follow() -> None:
         while not ended.is_set() or not queue.empty():

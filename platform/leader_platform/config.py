@@ -413,6 +413,11 @@ class ResourcesConfig(_Frozen):
 
     cpus_per_worker: float = Field(2.0, gt=0, description="CPU cores a training worker or an engine computes on.")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs a training worker or an engine computes on.")
+    wait_for_nodes_s: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds to wait for nodes that a stage needs, where a cluster grows by itself.",
+    )
 
 
 class LeaderConfig(_Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from leader_platform import storage
 from leader_platform.config import LeaderConfig
 from leader_platform.errors import UserError
 from leader_platform.recipes import recipe
@@ -17,14 +19,15 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_config(base: LeaderConfig, file: str | Path | None = None, overrides: Sequence[str] = ()) -> LeaderConfig:
-    """`base`, then the values of a YAML file, then `key.path=value` overrides, each later one winning.
+    """`base`, then the values of a YAML file (a path or URI), then `key.path=value` overrides, each later one winning.
 
     A file may hold `recipe: NAME` alone or with changes to it. Values of overrides are read as YAML, so `null`, `3` and
     `[a, b]` mean what they do in the file. Raises `UserError` naming the key, the value and what was expected.
     """
     values = base.model_dump(mode="json")
     if file is not None:
-        values = _merge(_recipe_of(_read_yaml(Path(file)), values), _read_yaml(Path(file)))
+        given = _read_yaml(str(file))
+        values = _merge(_recipe_of(given, values), given)
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
@@ -46,7 +49,7 @@ def with_values(config: LeaderConfig, changes: dict[str, Any]) -> LeaderConfig:
 def read_model(model: type[Model], file: Path) -> Model:
     """A small configuration of another kind from a YAML file. `UserError` as for `load_config`."""
     try:
-        return model.model_validate(_read_yaml(file))
+        return model.model_validate(_read_yaml(str(file)))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -72,14 +75,15 @@ def _recipe_of(file_values: dict[str, Any], values: dict[str, Any]) -> dict[str,
     return values if name in (None, "default") else recipe(str(name)).model_dump(mode="json")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: str) -> dict[str, Any]:
     try:
-        text = path.read_text()
+        text = storage.read_bytes(path).decode()
     except OSError as error:
-        raise UserError(f"The configuration file {path} cannot be read ({error.strerror}); check the path.") from None
+        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+        raise UserError(f"The configuration file {path} cannot be read ({reason}); check the path.") from None
     except UnicodeDecodeError:
         raise UserError(f"The configuration file {path} is not UTF-8 text; check the path.") from None
-    values = _parse_yaml(text, str(path))
+    values = _parse_yaml(text, path)
     if values is None:
         return {}
     if not isinstance(values, dict):

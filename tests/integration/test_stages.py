@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from support.kills import kill_at
 
 from leader_jobs import pipeline
 from leader_jobs.evaluate import evaluate
+from leader_jobs.placement import require_room
 from leader_jobs.requests import Request
 from leader_platform.artifacts import Run
 from leader_platform.config import LeaderConfig
@@ -184,10 +186,32 @@ def test_two_workers_train_one_model(data: PreparedData, config: LeaderConfig, t
     assert told[-1]["loss"] < told[0]["loss"]
 
 
-def test_more_than_the_cluster_has_is_refused(data: PreparedData, config: LeaderConfig, tmp_path: Path) -> None:
-    greedy = load_config(config, None, ["resources.cpus_per_worker=64"])
-    with pytest.raises(UserError, match=r"needs 1 x 64 CPU, and the cluster's largest node has 2 CPU"):
-        pipeline.train("student", data, Run(str(tmp_path)), greedy, do_nothing)
+@pytest.mark.parametrize(
+    ("stage", "setting", "told"),
+    [
+        ("student", "cpus_per_worker=64", "Training needs 1 x 64 CPU, and the cluster has one node with 2 CPU"),
+        ("titles", "cpus_per_worker=64", "Reading titles needs 1 x 64 CPU"),
+        ("teacher", "gpus_per_worker=1", "Tuning needs 1 x 1 CPU and 1 GPU, .* one node with 2 CPU and 0 GPU"),
+        ("features", "gpus_per_worker=1", "Reading with the teacher needs 1 x 1 CPU and 1 GPU"),
+    ],
+)
+def test_more_than_the_cluster_has_is_refused(
+    run: Run, data: PreparedData, config: LeaderConfig, tmp_path: Path, stage: str, setting: str, told: str
+) -> None:
+    """Ray would wait for it without end."""
+    own = Run(str(tmp_path / "run"))
+    if stage == "features":
+        shutil.copytree(run.path("teacher"), own.path("teacher"))
+    greedy = load_config(config, None, [f"resources.{setting}"])
+    with pytest.raises(UserError, match=told):
+        pipeline.train(stage, data, own, greedy, do_nothing)
+
+
+def test_nodes_are_waited_for_where_a_cluster_grows(ray_local: None) -> None:
+    said: list[str] = []
+    with pytest.raises(UserError, match=r"has after 1 s one node with 2 CPU"):
+        require_room({"CPU": 3.0}, 1, "Training", 1.0, said.append)
+    assert said == ["Waiting up to 1 s for nodes with 1 x 3 CPU."]
 
 
 def chunk_files(run: Run) -> list[Path]:
