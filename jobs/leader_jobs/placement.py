@@ -16,6 +16,7 @@ from leader_platform.config import ResourcesConfig, fingerprint
 from leader_platform.errors import UserError
 
 _LOOK_EVERY_S = 5.0
+_GIVEN_BACK_AFTER_S = 5.0
 
 Bundle = Mapping[str, float]
 
@@ -41,7 +42,6 @@ def require_room(bundle: Bundle, count: int, doing: str, wait_s: float, say: Cal
 
     Raises `UserError` that names what is missing.
     """
-    import ray
     from ray.autoscaler.sdk import request_resources
 
     wanted = f"{count} x {_told(bundle)}"
@@ -59,9 +59,20 @@ def require_room(bundle: Bundle, count: int, doing: str, wait_s: float, say: Cal
     finally:
         if waited:
             request_resources(bundles=[])  # else the nodes would be kept for ever
-    free = ray.available_resources()
-    if any(free.get(kind, 0) < amount * count for kind, amount in bundle.items()):
+    if not _are_free(bundle, count):
         say(f"Waiting for {wanted}, which something else holds now; `leader cluster status` shows what.")
+
+
+def _are_free(bundle: Bundle, count: int) -> bool:
+    """Soon, at least: what this job's last step held is given back a moment after its end."""
+    import ray
+
+    deadline = time.monotonic() + _GIVEN_BACK_AFTER_S
+    while any(ray.available_resources().get(kind, 0) < amount * count for kind, amount in bundle.items()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def _nodes() -> list[dict[str, float]]:

@@ -7,7 +7,7 @@ import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # A lost machine may cost two: Ray tries again before it knows that the machine is lost.
 _TRIES = 4
+_LOOK_EVERY_S = 0.5
 DATASET_FILES = ("vocabulary.json", "titles.parquet", "interactions.parquet")
 
 
@@ -229,18 +230,21 @@ def _reports(say: Callable[[str], None], metrics: TrainingMetrics) -> Iterator[t
     Ray Train hands reports to its controller, another process; a person watches this one.
     """
     import ray
-    from ray.util.queue import Empty, Queue
+    from ray.util.queue import Queue
 
     # On this machine, without which there is nobody to tell: elsewhere it would be one more thing that can be lost.
     here = on_node(ray.get_runtime_context().get_node_id())
     queue, history, ended = Queue(actor_options={"num_cpus": 0, **here}), [], threading.Event()
 
     def follow() -> None:
-        while not ended.is_set() or not queue.empty():
-            with suppress(Empty):
-                history.append(queue.get(timeout=0.5))
-                metrics.told(history[-1])
-                say("  " + "  ".join(f"{name} {_shown(value)}" for name, value in history[-1].items()))
+        over = False
+        while not over:
+            over = ended.wait(_LOOK_EVERY_S)  # before the last look, so that nothing is missed
+            # By its size: to be told that nothing is there counts as a failed task, red in the dashboard.
+            for told in queue.get_nowait_batch(queue.size()):
+                history.append(told)
+                metrics.told(told)
+                say("  " + "  ".join(f"{name} {_shown(value)}" for name, value in told.items()))
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
