@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from leader_platform import storage
 from leader_platform.artifacts import FEATURES, STUDENT, STUDENT_ALONE, TEACHER, TITLES, Run
 from leader_platform.config import LeaderConfig, StudentConfig, fingerprint
 from leader_platform.data.dataset import PreparedData
@@ -111,6 +112,11 @@ def reads_titles(config: StudentConfig) -> bool:
 def run_stage(name: str, data: PreparedData, run: Run, config: LeaderConfig, resume: bool, say: Say) -> None:
     """Make one stage's product on the Ray that is connected."""
     key = stage_key(name, data, config)
+    with storage.room_for(run.uri):
+        _run_stage(name, data, run, config, key, resume, say)
+
+
+def _run_stage(name: str, data: PreparedData, run: Run, config: LeaderConfig, key: str, resume: bool, say: Say) -> None:
     if name == "titles":
         from leader_jobs.titles import read_code_titles
 

@@ -155,7 +155,7 @@ def _fit(trainer: Any, name: str) -> Checkpoint:
         result = _beside_main_thread(trainer.fit)
     except TrainingFailedError as error:
         for failure in (error, *getattr(error, "worker_failures", {}).values()):
-            cause = find_cause(failure, (UserError, RunError))
+            cause = find_cause(failure, (UserError, RunError)) or storage.full_disk(failure)
             if cause is not None:
                 raise cause from error
             if find_cause(failure, (OutOfMemoryError,)) is not None:

@@ -227,12 +227,17 @@ def room_for(uri: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = find_cause(error, (OSError,))
-        if not isinstance(cause, OSError) or cause.errno not in _FULL:
+        if full_disk(error) is None:
             raise
         raise UserError(
             f"There is no room left for {uri}, or for temporary files; free some or choose another place."
         ) from error
+
+
+def full_disk(error: BaseException) -> OSError | None:
+    """What a full disk raised, in the chain of causes of `error`; None where it has another cause."""
+    cause = find_cause(error, (OSError,))
+    return cause if isinstance(cause, OSError) and cause.errno in _FULL else None
 
 
 def _claim(directory: str) -> int | None:

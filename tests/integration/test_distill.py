@@ -13,9 +13,17 @@ from leader_jobs import pipeline
 from leader_platform.artifacts import Run
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
+from leader_platform.errors import UserError
 from leader_platform.settings import load_config
 
 pytestmark = pytest.mark.slow
+
+
+def test_a_full_disk_is_told_in_a_sentence(data: PreparedData, config: LeaderConfig, small_disk: Path) -> None:
+    """Met by a worker, when it writes its first checkpoint."""
+    with pytest.raises(UserError, match=f"There is no room left for {small_disk}/run, or for temporary files"):
+        pipeline.train("student", data, Run(str(small_disk / "run")), config, lambda _: None)
+    assert not (small_disk / "run/student_alone").exists()
 
 
 def test_a_killed_worker_changes_nothing(data: PreparedData, config: LeaderConfig, tmp_path: Path) -> None:
