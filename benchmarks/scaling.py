@@ -38,7 +38,8 @@ _EPOCHS = 12
 
 def settings(workers: int) -> LeaderConfig:
     changes: dict[str, Any] = {
-        "features": {"concurrency": workers},
+        # Small blocks, or one engine would have two of three.
+        "features": {"concurrency": workers, "batch_size": 4},
         "student": {"num_workers": workers, "max_epochs": _EPOCHS, "patience": _EPOCHS},
         "resources": {"cpus_per_worker": 1},
     }

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 BATCHES_A_BLOCK = 16  # so much of an engine's work is lost at most when a run is killed
+# What an engine asks Ray for. It computes on more, but were it a core, an engine a core would leave none for the stages
+# that feed it, and they would wait for each other for ever.
+ENGINE_CPUS = 0.5
 LIGHT = 0.1  # CPUs that a stage asks for which only moves data to or from the engine
 
 
@@ -84,8 +87,7 @@ def _generate(
     import ray
 
     started = time.time()
-    # What one engine asks for: it computes on `cpus_per_worker` threads, but takes no more of Ray than a core.
-    bundle, count = bundle_of(1.0, config.resources.gpus_per_worker), config.features.concurrency
+    bundle, count = bundle_of(ENGINE_CPUS, config.resources.gpus_per_worker), config.features.concurrency
     require_room(bundle, count, "Reading with the teacher", config.resources.wait_for_nodes_s, say)
     version = run.manifest(TEACHER)["id"]
     with on_every_node(run.path(TEACHER, MERGED), version, bundle, count) as merged:

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from leader_platform.errors import RunError, UserError
+from leader_platform import dashboard
+from leader_platform.errors import UserError
 
 WAY_OUT = "`leader cluster down` clears it, then `leader cluster up` starts a new one."
 
@@ -64,29 +65,8 @@ def environment_token() -> str | None:
 
 
 def get_json(state: ClusterState, path: str, timeout_s: float = 30.0) -> Any:
-    """What the dashboard answers to GET `path`; `UserError` if it does not answer or refuses the token."""
-    import httpx
-
-    try:
-        # No proxy of the environment: the dashboard is on this machine or in its network.
-        answer = httpx.get(state.dashboard_url + path, headers=state.headers(), timeout=timeout_s, trust_env=False)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise UserError(
-            f"No Ray dashboard answers at {state.dashboard_url} ({type(error).__name__}); check the address."
-        ) from None
-    if answer.status_code in (401, 403):
-        raise UserError(
-            f"The Ray cluster at {state.dashboard_url} refuses the token; "
-            "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to its file."
-        )
-    if answer.is_error:
-        raise RunError(
-            f"The Ray dashboard answers {path} with status {answer.status_code}: {answer.text[:300].strip()}"
-        )
-    try:
-        return answer.json()
-    except ValueError:
-        raise UserError(f"What answers at {state.dashboard_url} is not a Ray dashboard; check the address.") from None
+    """What the cluster's dashboard answers to GET `path`. Raises as `dashboard.request` does."""
+    return dashboard.request(state.dashboard_url, state.token(), "GET", path, timeout_s=timeout_s)
 
 
 def require_listening(address: str) -> None:

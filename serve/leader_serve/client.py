@@ -9,8 +9,8 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import ValidationError
 
+from leader_platform.dashboard import is_local
 from leader_platform.errors import RunError, UserError
-from leader_serve.dashboard import is_local
 from leader_serve.schemas import (
     BatchAnswer,
     BatchItem,

@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from leader_platform.dashboard import is_local, last_line
 from leader_platform.errors import RunError, UserError
-from leader_serve.dashboard import Dashboard, is_local, last_line
+from leader_serve.dashboard import Dashboard
 from leader_serve.plans import Running
 from leader_serve.releases import APPLICATION, TEACHER_APPLICATIONS, IngressArguments
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from leader_platform import storage
 from leader_platform.artifacts import STUDENT, TEACHER, Run
 from leader_platform.config import LeaderConfig
+from leader_platform.dashboard import is_local
 from leader_platform.errors import UserError
-from leader_serve.dashboard import is_local
 from leader_serve.keys import read_keys
 from leader_serve.releases import (
     APPLICATION,

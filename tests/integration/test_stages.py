@@ -192,7 +192,7 @@ def test_two_workers_train_one_model(data: PreparedData, config: LeaderConfig, t
         ("student", "cpus_per_worker=64", "Training needs 1 x 64 CPU, and the cluster has one node with 2 CPU"),
         ("titles", "cpus_per_worker=64", "Reading titles needs 1 x 64 CPU"),
         ("teacher", "gpus_per_worker=1", "Tuning needs 1 x 1 CPU and 1 GPU, .* one node with 2 CPU and 0 GPU"),
-        ("features", "gpus_per_worker=1", "Reading with the teacher needs 1 x 1 CPU and 1 GPU"),
+        ("features", "gpus_per_worker=1", "Reading with the teacher needs 1 x 0.5 CPU and 1 GPU"),
     ],
 )
 def test_more_than_the_cluster_has_is_refused(
