@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 import deployment as bench
 from leader_jobs import pipeline
@@ -59,11 +62,31 @@ def prepare_rate(home: Path, folder: Path, workers: int) -> float:
 
 
 def features_rate(home: Path, folder: Path, workers: int) -> float:
-    """Samples a second, once the first batch is written."""
-    data, run = _run_of(home, folder, workers, ("teacher",))
-    with ray_session(num_cpus=workers):
-        pipeline.run_stage("features", data, run, settings(workers), False, lambda _: None)
-    return 1 / float(run.manifest("features")["seconds_per_sample"])
+    """Samples a second, between a tenth of the samples and all of them."""
+    everything, run = _run_of(home, folder, workers, ("teacher",))
+    seconds, samples = [], []
+    for data in (_tenth_of(everything, folder / f"tenth-{workers}"), everything):
+        began = time.perf_counter()
+        with ray_session(num_cpus=workers):
+            pipeline.run_stage("features", data, run, settings(workers), False, lambda _: None)
+        seconds.append(time.perf_counter() - began)
+        samples.append(run.manifest("features")["samples"])
+    return (samples[1] - samples[0]) / (seconds[1] - seconds[0])
+
+
+def _tenth_of(data: PreparedData, folder: Path) -> PreparedData:
+    """A copy of the data set with the first tenth of each file's samples."""
+    shutil.copytree(data.uri, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for split, about in manifest["splits"].items():
+        about["samples"] = 0
+        for part in (folder / "samples" / split).glob("*.parquet"):
+            rows = pq.read_table(part)
+            first = rows.slice(0, len(rows) // 10)
+            pq.write_table(first, part)
+            about["samples"] += len(first)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return PreparedData(str(folder))
 
 
 def distill_rate(home: Path, folder: Path, workers: int) -> float:

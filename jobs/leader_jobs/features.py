@@ -161,6 +161,7 @@ def _vllm(tokens: Dataset, merged: str, bundle: dict[str, float], config: Leader
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     on_gpu = "GPU" in bundle
+    threads = max(1, int(config.resources.cpus_per_worker)) if config.features.concurrency > 1 else None
     processor = build_processor(
         vLLMEngineProcessorConfig(
             model_source=merged,
@@ -169,7 +170,7 @@ def _vllm(tokens: Dataset, merged: str, bundle: dict[str, float], config: Leader
                 config.features.dtype, config.prompt.max_tokens, config.teacher.pooling, on_gpu
             ),
             placement_group_config={"bundles": [bundle]},
-            runtime_env={"env_vars": engine_environment(config.features.kv_cache_gb, on_gpu)},
+            runtime_env={"env_vars": engine_environment(config.features.kv_cache_gb, on_gpu, threads)},
             batch_size=config.features.batch_size,
             concurrency=config.features.concurrency,
             chat_template_stage={"enabled": False},

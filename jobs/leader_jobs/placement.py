@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 from leader_platform import storage
 from leader_platform.config import ResourcesConfig, fingerprint
-from leader_platform.errors import UserError
+from leader_platform.errors import RunError, UserError
 
 _LOOK_EVERY_S = 5.0
 _GIVEN_BACK_AFTER_S = 5.0
@@ -33,7 +34,8 @@ def bundle_of(cpus: float, gpus: float) -> dict[str, float]:
 
 def room(nodes: Sequence[Mapping[str, float]], bundle: Bundle) -> int:
     """How many bundles fit on nodes with these resources, were nothing else there."""
-    return sum(min(int(node.get(kind, 0) // amount) for kind, amount in bundle.items()) for node in nodes)
+    # A little more, since 0.3 // 0.1 is 2.
+    return sum(min(int(node.get(kind, 0) / amount + 1e-6) for kind, amount in bundle.items()) for node in nodes)
 
 
 def require_room(bundle: Bundle, count: int, doing: str, wait_s: float, say: Callable[[str], None]) -> None:
@@ -109,7 +111,7 @@ def on_every_node(uri: str, version: str, bundle: Bundle, count: int) -> Iterato
         return
     import ray
 
-    folder = str(Path(tempfile.gettempdir()) / f"leader-{fingerprint(uri, version)}")
+    folder = str(Path(tempfile.gettempdir()) / f"leader-{os.getuid()}" / f"model-{fingerprint(uri, version)}")
     download = ray.remote(_download)
     spread = download.options(num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), scheduling_strategy="SPREAD")
     try:
@@ -137,7 +139,11 @@ def _everywhere(function: Callable[..., None], *arguments: str) -> None:
 
 
 def _download(uri: str, folder: str) -> None:
-    """On a node: whole or not at all."""
+    """On a node: whole or not at all, and where no other user can put another model in its place."""
+    own = Path(folder).parent
+    own.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if own.stat().st_uid != os.getuid() or own.is_symlink():
+        raise RunError(f"{own} belongs to another user; remove it, or set TMPDIR to another folder.")
     if Path(folder).exists():
         return
     staging = Path(f"{folder}.{uuid.uuid4().hex}")

@@ -29,7 +29,6 @@ pytestmark = pytest.mark.slow
 def test_every_stage_reads_and_writes_it(ray_local: None, object_store: str, raw: Path, config: LeaderConfig) -> None:
     file_system, bucket = storage.filesystem(f"{object_store}/stages")
     pafs.copy_files(str(raw), f"{bucket}/raw", destination_filesystem=file_system)
-    before = {path.name for path in Path(tempfile.gettempdir()).glob("leader-*")}
 
     prepare(PrepareArguments("mimic4", f"{object_store}/stages/raw", f"{object_store}/stages/data"), config, print)
     data, run = PreparedData(f"{object_store}/stages/data"), Run(f"{object_store}/stages/run")
@@ -49,6 +48,4 @@ def test_every_stage_reads_and_writes_it(ray_local: None, object_store: str, raw
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-read_features(run, data, "test", "logits"))), atol=1e-5)
 
     assert not storage.list_files(run.path("training"), recursive=True), "scratch is left"
-    assert {path.name for path in Path(tempfile.gettempdir()).glob("leader-*")} == before, (
-        "copies of the model are left"
-    )
+    assert not list(Path(tempfile.gettempdir()).glob("leader-*/model-*")), "copies of the model are left"

@@ -50,7 +50,7 @@ def state(status: str, message: str = "", deployment_status: str = "HEALTHY") ->
         "status": deployment_status,
         "message": message,
         "target_num_replicas": 1,
-        "replicas": [{"state": "RUNNING" if deployment_status == "HEALTHY" else "STARTING"}],
+        "replicas": [{"state": "RUNNING" if deployment_status == "HEALTHY" else "STARTING", "node_ip": "10.0.0.1"}],
     }
     return {"status": status, "message": "", "deployments": {"Student": student}}
 

@@ -32,16 +32,19 @@ def engine_arguments(dtype: str, max_tokens: int, pooling: str, on_gpu: bool) ->
     return {**arguments, "gpu_memory_utilization": 0.85} if on_gpu else arguments
 
 
-def engine_environment(kv_cache_gb: float, on_gpu: bool) -> dict[str, str]:
+def engine_environment(kv_cache_gb: float, on_gpu: bool, threads: int | None = None) -> dict[str, str]:
     """Variables for the engine's process, to be set before it starts; on a GPU no more than telemetry off.
 
     On a CPU vLLM keeps a core for itself and takes most memory for its cache unless told otherwise, and its kernels
-    want Intel's OpenMP (installed beside vLLM) and, where the machine has it, tcmalloc.
+    want Intel's OpenMP (installed beside vLLM) and, where the machine has it, tcmalloc. It binds a thread to every core
+    that it may use, as would another engine beside it; with `threads` it has so many and leaves them to the system.
     """
     environment = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if on_gpu:
         return environment
     environment |= {"VLLM_CPU_KVCACHE_SPACE": str(max(1, round(kv_cache_gb))), "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
+    if threads is not None:
+        environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
     return environment | preload_environment()
 
 
