@@ -21,8 +21,10 @@ from typing import Any
 import yaml
 
 from leader_platform import shipping
+from leader_platform.cluster import status
 from leader_platform.cluster_state import ClusterState
 from leader_platform.errors import RunError, UserError
+from leader_platform.ray_jobs import ENDED
 
 DIST = "dist"  # beside the cluster file
 TOKEN_FILE = Path("~/.leader/ray_token")
@@ -35,13 +37,30 @@ _START = ("head_start_ray_commands", "worker_start_ray_commands")
 
 
 def up(file: Path) -> None:
-    """`ray up`: start the head over SSH, which then starts the workers. Its progress goes to the terminal."""
+    """`ray up`: start the head over SSH, which then starts the workers. Its progress goes to the terminal.
+
+    Raises `UserError` for a fault in the file, and where the cluster is up and has work, which a new start would end.
+    """
     values = read(file)
     _make_token()
     if DIST in values.get("file_mounts", {}).values():
         shipping.ship(file.resolve().parent / DIST)
     refuse(file, values)
+    if work := _work_of(file):
+        raise UserError(
+            f"The cluster of {file} runs {', '.join(work)}, which starting it again would end; wait, or end all of it "
+            f"with `leader cluster down {file}` first."
+        )
     _ray(file, "up", "-y", "--no-config-cache", file.name)
+
+
+def _work_of(file: Path) -> list[str]:
+    """The jobs and applications of the file's cluster; nothing where it is not up."""
+    with suppress(UserError, RunError), reach(file) as state:
+        about = status(state)
+        jobs = [f"job {job['job_id']}" for job in about["jobs"] if job["status"] not in ENDED]
+        return [*jobs, *(f"application {name}" for name in about["serve_applications"])]
+    return []
 
 
 def num_first_nodes(file: Path) -> int:

@@ -29,7 +29,7 @@ _RAYS_OWN = (
     "No cloud storage mirror configured",
     "Triton is installed, but",
 )
-_ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _SILENCE_S = 60.0
 _LOST_AFTER_S = 60.0
 _STOP_PATIENCE_S = 30.0
@@ -83,11 +83,11 @@ def read_log(state: ClusterState, job_id: str) -> list[str]:
 def stop(state: ClusterState, job_id: str) -> bool:
     """Stop a job and wait until it is; False if it had ended."""
     job, client = find_job(state, job_id), _client(state)
-    if job["status"] in _ENDED:
+    if job["status"] in ENDED:
         return False
     client.stop_job(job["job_id"])
     deadline = time.monotonic() + _STOP_PATIENCE_S
-    while client.get_job_status(job["job_id"]).value not in _ENDED:
+    while client.get_job_status(job["job_id"]).value not in ENDED:
         if time.monotonic() > deadline:
             raise RunError(f"Job {job['job_id']} has not stopped after {_STOP_PATIENCE_S:.0f} s; see the dashboard.")
         time.sleep(0.5)
@@ -117,7 +117,7 @@ def _watch(client: JobSubmissionClient, job_id: str, name: str, on_line: Callabl
 
 def _refuse_second(state: ClusterState, writes: str) -> None:
     for job in list_jobs(state):
-        if job["writes"] == writes and job["status"] not in _ENDED:
+        if job["writes"] == writes and job["status"] not in ENDED:
             raise UserError(
                 f"Job {job['job_id']} ({job['name']}) still writes to {writes}; wait for it, or stop it with "
                 f"`leader jobs stop {job['job_id']}`."
@@ -196,7 +196,7 @@ async def _follow(client: JobSubmissionClient, job_id: str, log: _Log) -> None:
             await _tail(client, job_id, log)
             if log.num_seen > seen:
                 last_contact = time.monotonic()
-            ended = client.get_job_status(job_id).value in _ENDED
+            ended = client.get_job_status(job_id).value in ENDED
             last_contact = time.monotonic()
             if ended:
                 # What came between the last chunk and the end, had the connection broken there.

@@ -184,6 +184,8 @@ def test_the_student_trains_and_answers_on_both_hosts_and_survives_the_loss_of_o
     run_and_options = ("--run", cluster.run.uri, "--no-teacher")
     cluster.leader(f"--address={cluster.file}", "serve", "deploy", *run_and_options)
     assert cluster.nodes_of_replicas() == {cluster.head.address, cluster.worker.address}
+    _, errors = cluster.start("cluster", "up", str(cluster.file)).communicate(timeout=60)
+    assert "runs application leader, which starting it again would end" in errors
     request = request_of_sample(cluster.data.samples("test").to_pylist()[0])
 
     def ask(host: Host) -> int:
