@@ -206,6 +206,19 @@ def test_our_cluster_files_have_no_fault_but_what_is_the_users(name: str) -> Non
     assert len([fault for fault in told if "documentation" in fault]) == (3 if name == "cluster.yaml" else 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "nodes"), [("cluster.yaml", 3), ("deploy/clusters/aws.yaml", 2), ("deploy/clusters/gcp.yaml", 2)]
+)
+def test_up_waits_for_the_nodes_that_a_file_begins_with(name: str, nodes: int) -> None:
+    assert cluster_file.num_first_nodes(ROOT / name) == nodes
+
+
+def test_the_dashboards_port_is_that_of_the_heads_command() -> None:
+    command = "ray start --head --dashboard-port {} --port=6379"
+    assert cluster_file._dashboard_port({"head_start_ray_commands": ["ray stop", command.format(9265)]}) == 9265
+    assert cluster_file._dashboard_port({"head_start_ray_commands": ["ray start --head"]}) == 8265
+
+
 def test_every_fault_of_a_cluster_file_is_told(tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
     values = yaml.safe_load((ROOT / "cluster.yaml").read_text())
