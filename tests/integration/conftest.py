@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from leader_platform.settings import load_config
 
 
 @pytest.fixture(scope="package")
-def object_store() -> Iterator[str]:
-    """The URI of a bucket on an S3 server of its own; this process, and Ray after it, finds it by AWS's variables."""
+def s3_server() -> Iterator[str]:
+    """The address of a real S3 server on loopback; this process, and Ray after it, finds it by AWS's variables."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
@@ -43,13 +44,20 @@ def object_store() -> Iterator[str]:
         with pytest.MonkeyPatch.context() as environment:
             for name, value in variables.items():
                 environment.setenv(name, value)
-            transport = httpx.HTTPTransport(retries=10)
-            with httpx.Client(transport=transport) as client:
-                client.put(f"{address}/leader").raise_for_status()
-            yield "s3://leader"
+            with httpx.Client(transport=httpx.HTTPTransport(retries=10)) as client:
+                client.get(address).raise_for_status()
+            yield address
     finally:
         server.terminate()
         server.wait()
+
+
+@pytest.fixture
+def object_store(s3_server: str) -> str:
+    """The URI of an empty bucket of this test's own."""
+    bucket = f"leader-{uuid.uuid4().hex[:12]}"
+    httpx.put(f"{s3_server}/{bucket}").raise_for_status()
+    return f"s3://{bucket}"
 
 
 @pytest.fixture
@@ -65,7 +73,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="package")
-def ray_local(object_store: str) -> Iterator[None]:
+def ray_local(s3_server: str) -> Iterator[None]:
     """One Ray for all integration tests, on two cores; it ends with them."""
     from leader_platform.ray_session import ray_session
 

@@ -27,11 +27,11 @@ pytestmark = pytest.mark.slow
 
 
 def test_every_stage_reads_and_writes_it(ray_local: None, object_store: str, raw: Path, config: LeaderConfig) -> None:
-    file_system, bucket = storage.filesystem(f"{object_store}/stages")
+    file_system, bucket = storage.filesystem(object_store)
     pafs.copy_files(str(raw), f"{bucket}/raw", destination_filesystem=file_system)
 
-    prepare(PrepareArguments("mimic4", f"{object_store}/stages/raw", f"{object_store}/stages/data"), config, print)
-    data, run = PreparedData(f"{object_store}/stages/data"), Run(f"{object_store}/stages/run")
+    prepare(PrepareArguments("mimic4", f"{object_store}/raw", f"{object_store}/data"), config, print)
+    data, run = PreparedData(f"{object_store}/data"), Run(f"{object_store}/run")
     short = load_config(config, None, ["teacher.max_steps=4", "teacher.checkpoint_steps=2", "student.max_epochs=3"])
     assert pipeline.train("all", data, run, short, print) == ["teacher", "features", "titles", "distill"]
     assert pipeline.train("student", data, run, short, print) == ["student"]
