@@ -1,5 +1,5 @@
-"""This installation as files for other machines: our wheel, the version of everything beside it, and the variables
-that Ray must find set before it starts."""
+"""This installation as files for other machines: our wheel, how it is installed, the versions beside it, and the
+variables that Ray must find set before it starts."""
 
 from __future__ import annotations
 
@@ -8,27 +8,30 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from leader_platform.errors import RunError, UserError
 from leader_platform.ray_environment import ray_environment
 
-CONSTRAINTS, ENVIRONMENT = "constraints.txt", "environment.sh"
+INSTALL, CONSTRAINTS, ENVIRONMENT = "install.sh", "constraints.txt", "environment.sh"
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _NAME = "leader-platform"
 
 
 def ship(folder: Path) -> Path:
-    """Write a wheel of this checkout, `constraints.txt` and `environment.sh` into `folder`, in the place of older ones;
-    the wheel's path.
+    """Write a wheel of this checkout, `install.sh`, `constraints.txt` and `environment.sh` into `folder`, in the place
+    of older ones; the wheel's path.
 
     Raises `UserError` where this is no checkout, and `RunError` where the wheel cannot be built.
     """
     if not (_CHECKOUT / "pyproject.toml").is_file():
         raise UserError(
-            f"LEADER is not installed from a checkout, so no wheel can be made of it; put its wheel into {folder} "
-            f"beside a {CONSTRAINTS} (`pip freeze`)."
+            "LEADER is not installed from a checkout, so no wheel can be made of it; use the `leader` that "
+            "`make install` puts into a checkout's .venv."
         )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as built:
@@ -41,6 +44,7 @@ def ship(folder: Path) -> Path:
             old.unlink()
         wheel = folder / wheels[0].name
         shutil.move(wheels[0], wheel)
+    shutil.copyfile(_CHECKOUT / "deploy" / INSTALL, folder / INSTALL)
     (folder / CONSTRAINTS).write_text("".join(f"{line}\n" for line in installed_versions()))
     (folder / ENVIRONMENT).write_text(environment_script())
     return wheel
@@ -72,10 +76,25 @@ def environment_script() -> str:
 
 
 def installed_versions() -> list[str]:
-    """What is installed here as `name==version`, sorted; a build for CPUs or GPUs (2.13.0+cpu) is the same release."""
-    found = {
-        distribution.metadata["Name"]: distribution.version.partition("+")[0]
-        for distribution in distributions()
-        if distribution.metadata["Name"]
-    }
-    return sorted((f"{name}=={version}" for name, version in found.items() if name != _NAME), key=str.lower)
+    """What we require and what that requires, as `name==version` of what is installed here, sorted; a build for CPUs or
+    GPUs (2.13.0+cpu) is the same release.
+
+    vLLM, an extra of ours, is left to its own pins: its builds for CPUs and GPUs ask for different versions.
+    """
+    found: dict[str, str] = {}
+    seen, ahead = set[tuple[str, str]](), [(_NAME, "")]
+    while ahead:
+        name, extra = about = ahead.pop()
+        if about in seen:
+            continue
+        seen.add(about)
+        try:
+            installed = distribution(name)
+        except PackageNotFoundError:  # required of other systems, or taken out by install.sh
+            continue
+        found[canonicalize_name(name)] = installed.version.partition("+")[0]
+        for line in installed.requires or ():
+            required = Requirement(line)
+            if required.marker is None or required.marker.evaluate({"extra": extra}):
+                ahead.extend((required.name, each) for each in ("", *required.extras))
+    return sorted(f"{name}=={version}" for name, version in found.items() if name != _NAME)

@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
+import venv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,7 @@ pytestmark = [
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
 ]
 
+ROOT = Path(__file__).parents[2]
 PORT, EPOCHS = 8000, 30
 SETTINGS = (
     "student.num_workers=2",
@@ -93,30 +96,28 @@ class Cluster:
 
 
 def cluster_file(head: Host, worker: Host, key: Path) -> dict[str, Any]:
-    """As cluster.yaml, but that the hosts have this machine's packages already and take only our wheel."""
-    python = Path(sys.executable).parent
-    own = "PYTHONPATH=$HOME/software RAY_TMPDIR=$HOME"
-    environment = f". ~/.leader/dist/environment.sh; export {own} PATH={python}:$PATH"
-    ray = f"{sys.executable} -m ray.scripts.scripts"
-    start = "start --num-cpus=2 --object-store-memory=200000000"
-    return {
-        "cluster_name": "two-hosts",
-        "provider": {"type": "local", "head_ip": head.address, "worker_ips": [worker.address]},
-        "auth": {"ssh_user": "root", "ssh_private_key": str(key)},
-        "min_workers": 1,
-        "max_workers": 1,
-        "idle_timeout_minutes": 60,
-        "file_mounts": {"~/.leader/ray_token": "~/.leader/ray_token", "~/.leader/dist": "dist"},
-        "setup_commands": [
-            f"{sys.executable} -m pip install --quiet --no-deps --no-index --upgrade --target ~/software "
-            "~/.leader/dist/*.whl",
-        ],
-        "head_start_ray_commands": [
-            f"{environment}; RAY_enable_autoscaler_v2=0 {ray} {start} --head --port=6379 "
-            "--autoscaling-config=~/ray_bootstrap_config.yaml"
-        ],
-        "worker_start_ray_commands": [f"{ray} stop --force; {environment}; {ray} {start} --address=$RAY_HEAD_IP:6379"],
-    }
+    """The repository's cluster.yaml with these addresses. Both hosts are one machine, so each is told what it has; they
+    reach no index, so of install.sh only the wheel's installation is left."""
+    values: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    values["provider"] |= {"head_ip": head.address, "worker_ips": [worker.address]}
+    values |= {"auth": {"ssh_user": "root", "ssh_private_key": str(key)}, "min_workers": 1, "max_workers": 1}
+    install = "~/leader-env/bin/python -m pip install --quiet --no-deps --force-reinstall ~/.leader/dist/*.whl"
+    values["setup_commands"] = [install if "install.sh" in line else line for line in values["setup_commands"]]
+    start = "RAY_TMPDIR=$HOME ray start --num-cpus=2 --object-store-memory=200000000"
+    for name in ("head_start_ray_commands", "worker_start_ray_commands"):
+        values[name] = [line.replace("ray start", start) for line in values[name]]
+    return values
+
+
+def lend_packages(host: Host) -> None:
+    """The environment that cluster.yaml names, with this one's packages in sight."""
+    environment = host.home / "leader-env"
+    venv.create(environment)
+    packages = environment / "lib" / Path(sysconfig.get_path("purelib")).relative_to(Path(sys.prefix) / "lib")
+    (packages / "lent.pth").write_text(sysconfig.get_path("purelib"))
+    ray = environment / "bin/ray"
+    ray.write_text(f'#!/bin/sh\nexec {environment}/bin/python -m ray.scripts.scripts "$@"\n')
+    ray.chmod(0o755)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,8 @@ def cluster() -> Iterator[Cluster]:
         hosts(["head", "worker"], Path(name)) as ((head, worker), key),
     ):
         folder = Path(name)
+        for host in (head, worker):
+            lend_packages(host)
         driver = folder / "driver"
         driver.mkdir()
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LEADER_"))}

