@@ -32,6 +32,7 @@ _DOCUMENTATION = tuple(map(ipaddress.ip_network, ("192.0.2.0/24", "198.51.100.0/
 _RAY = (sys.executable, "-m", "ray.scripts.scripts")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _REACH_PATIENCE_S = 60.0
+_PLACEHOLDER = "your-"  # as in deploy/clusters/
 _FIRST_AUTOSCALER = "RAY_enable_autoscaler_v2=0"
 _START = ("head_start_ray_commands", "worker_start_ray_commands")
 
@@ -184,6 +185,9 @@ def faults(file: Path, values: Mapping[str, Any]) -> Iterator[str]:
     for address in filter(None, addresses):
         if _is_documentation(str(address)):
             yield f"{address} is an address for documentation; put your machine's own."
+    for value in _own_values(values):
+        if str(value).startswith(_PLACEHOLDER):
+            yield f"{value} stands for your own; put it there."
     if provider.get("type") == "local":
         if not provider.get("head_ip"):
             yield "provider.head_ip is missing: the machine that the others follow."
@@ -204,6 +208,13 @@ def faults(file: Path, values: Mapping[str, Any]) -> Iterator[str]:
                 f"{name} does not read ~/.leader/{DIST}/{shipping.ENVIRONMENT}, without which Ray asks nobody for a "
                 "token and runs the code of whoever reaches it."
             )
+
+
+def _own_values(values: Mapping[str, Any]) -> Iterator[Any]:
+    """What nobody but the user of a cloud can know."""
+    yield values["provider"].get("project_id")
+    for about in values.get("available_node_types", {}).values():
+        yield about.get("node_config", {}).get("ImageId")
 
 
 def _commands(values: Mapping[str, Any], name: str) -> str:
