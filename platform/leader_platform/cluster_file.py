@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ _START = ("head_start_ray_commands", "worker_start_ray_commands")
 def up(file: Path) -> None:
     """`ray up`: start the head over SSH, which then starts the workers. Its progress goes to the terminal.
 
-    Raises `UserError` for a fault in the file, and where the cluster is up and has work, which a new start would end.
+    Raises `UserError` for a fault in the file, and where the cluster is up and has work, which a new start would end;
+    that, or `RunError`, where it is up and does not tell.
     """
     values = read(file)
     _make_token()
@@ -56,12 +57,16 @@ def up(file: Path) -> None:
 
 
 def _work_of(file: Path) -> list[str]:
-    """The jobs and applications of the file's cluster; nothing where it is not up."""
-    with suppress(UserError, RunError), reach(file) as state:
+    """The jobs and applications of the file's cluster; nothing where none answers. One that answers and cannot tell,
+    since it refuses the token or fails, may have some: that is raised, as `status` does."""
+    with ExitStack() as connection:
+        try:
+            state = connection.enter_context(reach(file))
+        except UserError:  # not up; what keeps SSH from the head keeps `ray up` from it too, which says so
+            return []
         about = status(state)
-        jobs = [f"job {job['job_id']}" for job in about["jobs"] if job["status"] not in ENDED]
-        return [*jobs, *(f"application {name}" for name in about["serve_applications"])]
-    return []
+    jobs = [f"job {job['job_id']}" for job in about["jobs"] if job["status"] not in ENDED]
+    return [*jobs, *(f"application {name}" for name in about["serve_applications"])]
 
 
 def num_first_nodes(file: Path) -> int:
@@ -185,7 +190,7 @@ def faults(file: Path, values: Mapping[str, Any]) -> Iterator[str]:
     for address in filter(None, addresses):
         if _is_documentation(str(address)):
             yield f"{address} is an address for documentation; put your machine's own."
-    for value in _own_values(values):
+    for value in dict.fromkeys(_own_values(values)):
         if str(value).startswith(_PLACEHOLDER):
             yield f"{value} stands for your own; put it there."
     if provider.get("type") == "local":

@@ -234,10 +234,13 @@ def room_for(uri: str) -> Iterator[None]:
         ) from error
 
 
-def full_disk(error: BaseException) -> OSError | None:
-    """What a full disk raised, in the chain of causes of `error`; None where it has another cause."""
-    cause = find_cause(error, (OSError,))
-    return cause if isinstance(cause, OSError) and cause.errno in _FULL else None
+def full_disk(error: BaseException) -> BaseException | None:
+    """What a full disk raised, in the chain of causes of `error`: ours, or one to which Ray's object store had nowhere
+    left to spill. None where it has another cause."""
+    from ray.exceptions import OutOfDiskError  # here, since most that writes needs no Ray
+
+    cause = find_cause(error, (OSError, OutOfDiskError))
+    return None if isinstance(cause, OSError) and cause.errno not in _FULL else cause
 
 
 def _claim(directory: str) -> int | None:

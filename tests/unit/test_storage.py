@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from ray.exceptions import OutOfDiskError
 
 from leader_platform import storage
 from leader_platform.artifacts import FEATURES, STUDENT, TEACHER, Run
@@ -256,10 +257,13 @@ def test_what_went_wrong_is_told_whatever_cleaning_up_meets(tmp_path: Path, monk
         raise UserError("a sentence")
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_full_disk_names_the_place(number: int) -> None:
+@pytest.mark.parametrize(
+    "cause",
+    [*(OSError(number, "full") for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)), OutOfDiskError("no spilling")],
+)
+def test_a_full_disk_names_the_place(cause: Exception) -> None:
     with pytest.raises(UserError, match="no room left for /d/data"), storage.room_for("/d/data"):
-        raise RuntimeError("a task failed") from OSError(number, "full")
+        raise RuntimeError("a task failed") from cause
 
 
 def test_other_failures_are_not_called_a_full_disk() -> None:
