@@ -81,9 +81,10 @@ def answer(part: Part, model: str, say: Callable[[str], None]) -> Answer:
 
 def answer_key(part: Part, model: str) -> str:
     """A digest of everything that decides a model's answers."""
-    made_from = part.run.manifest(TRAINED[model].product)["id"] if model in TRAINED else part.config.prompt
-    backbone = part.config.teacher.backbone
-    return fingerprint(model, part.data.fingerprint, part.config.evaluate.threshold_metric, backbone, made_from)
+    teacher = part.config.teacher
+    reading = (part.config.prompt, teacher.backbone, teacher.depth, teacher.pooling, part.config.features.dtype)
+    made_from = (part.run.manifest(TRAINED[model].product)["id"],) if model in TRAINED else reading
+    return fingerprint(model, part.data.fingerprint, part.config.evaluate.threshold_metric, *made_from)
 
 
 def _file_name(model: str) -> str:

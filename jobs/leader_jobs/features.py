@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from leader_jobs.metrics import FeatureMetrics
 from leader_jobs.placement import bundle_of, on_every_node, require_room
+from leader_jobs.precision import resolve_precision
 from leader_jobs.tokens import SAMPLE_COLUMNS, Tokenise
 from leader_platform import storage
 from leader_platform.artifacts import FEATURES, TEACHER, Run
@@ -52,10 +53,17 @@ def generate_features(data: PreparedData, run: Run, config: LeaderConfig, key: s
     total = sum(data.manifest["splits"][split]["samples"] for split in SPLITS)
     resumed = f" ({len(done)} of them already there)" if done else ""
     say(f"Reading {total} samples with the teacher on {config.features.engine}{resumed}")
-    seconds = _generate(data, run, config, parts, done, chunks, total, say) if len(done) < total else None
+    resources = config.resources
+    bundle = bundle_of(ENGINE_CPUS, resources.gpus_per_worker)
+    require_room(bundle, config.features.concurrency, "Reading with the teacher", resources.wait_for_nodes_s, say)
+    dtype = resolve_precision(config.features.dtype, "inference", bundle, say)
+    # What is stored beside the features is what was asked, so that `auto` means its own on another machine.
+    resolved = config.model_copy(update={"features": config.features.model_copy(update={"dtype": dtype})})
+    seconds = _generate(data, run, resolved, parts, done, chunks, total, bundle, say) if len(done) < total else None
     about: dict[str, Any] = {
         "seconds_per_sample": seconds,
         "engine": config.features.engine,
+        "dtype": dtype,
         "samples": total,
         "data": data.fingerprint,
     }
@@ -80,6 +88,7 @@ def _generate(
     done: set[str],
     chunks: str,
     total: int,
+    bundle: dict[str, float],
     say: Callable[[str], None],
 ) -> float:
     """Run the pipeline over the samples that are not `done`, saying how far it has come; returns the seconds that a
@@ -87,10 +96,8 @@ def _generate(
     import ray
 
     started = time.time()
-    bundle, count = bundle_of(ENGINE_CPUS, config.resources.gpus_per_worker), config.features.concurrency
-    require_room(bundle, count, "Reading with the teacher", config.resources.wait_for_nodes_s, say)
     version = run.manifest(TEACHER)["id"]
-    with on_every_node(run.path(TEACHER, MERGED), version, bundle, count) as merged:
+    with on_every_node(run.path(TEACHER, MERGED), version, bundle, config.features.concurrency) as merged:
         tokens = _tokens(data, config, parts, done, merged)
         engine = _vllm if config.features.engine == "vllm" else _transformers
         written = engine(tokens, merged, bundle, config).map_batches(
@@ -231,6 +238,11 @@ class _WriteChunks:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         states = np.stack([np.asarray(state, dtype=np.float32) for state in batch["hidden_state"].to_numpy()])
+        if not np.isfinite(states).all():
+            raise RunError(
+                "The teacher's states are not finite: its activations exceed the range of the precision that it was "
+                "read in; set features.dtype=float32, or bfloat16 where the device computes it."
+            )
         logits = self.head.logits(states, batch["previous_indices"].to_pylist())
         names = batch["chunk"].to_pylist()
         sample_ids = batch["sample_id"].to_pylist()

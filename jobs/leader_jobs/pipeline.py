@@ -50,7 +50,7 @@ def stage_key(name: str, data: PreparedData, config: LeaderConfig) -> str:
     student = config.student.model_dump(mode="json", exclude={"checkpoint_epochs", "title_depth"})
     settings = {
         "teacher": (config.prompt, config.teacher.model_dump(mode="json", exclude={"log_steps", "checkpoint_steps"})),
-        "titles": (config.teacher.backbone, config.student.title_depth),
+        "titles": (config.teacher.backbone, config.student.title_depth, config.features.dtype),
         "features": (config.features.engine, config.features.dtype, config.evaluate.threshold_metric),
         "distill": (student, config.evaluate.threshold_metric),
         "student": (student, config.evaluate.threshold_metric),

@@ -77,6 +77,13 @@ def _are_free(bundle: Bundle, count: int) -> bool:
     return True
 
 
+def nodes_with_room(bundle: Bundle) -> list[str]:
+    """The Ray ids of the nodes on which a bundle fits, were nothing else there."""
+    import ray
+
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"] and room([node["Resources"]], bundle)]
+
+
 def _nodes() -> list[dict[str, float]]:
     import ray
 
@@ -84,7 +91,10 @@ def _nodes() -> list[dict[str, float]]:
 
 
 def _told(bundle: Bundle) -> str:
-    return " and ".join(f"{amount:g} {kind}" for kind, amount in bundle.items())
+    amounts = {
+        kind: f"{amount / 1e9:.1f} GB of" if kind == "memory" else f"{amount:g}" for kind, amount in bundle.items()
+    }
+    return " and ".join(f"{amount} {kind}" for kind, amount in amounts.items())
 
 
 def _missing(bundle: Bundle, count: int, doing: str, nodes: Sequence[Mapping[str, float]], wait_s: float) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leader_jobs.placement import require_room, worker_bundle
+from leader_jobs.precision import resolve_precision
 from leader_jobs.tokens import SAMPLE_COLUMNS, Tokenise
 from leader_jobs.training import (
     DATASET_FILES,
@@ -52,26 +53,31 @@ def train_teacher(data: PreparedData, run: Run, config: LeaderConfig, key: str, 
     """Tune the teacher on the training split and write `teacher/`. Runs on the Ray that is connected."""
     import ray
 
-    from leader_jobs.teacher_checkpoint import export
+    from leader_jobs.teacher_checkpoint import export, export_memory_bytes
 
     teacher = config.teacher
     _require_samples(data, teacher)
     resources = config.resources
-    require_room(worker_bundle(resources), teacher.num_workers, "Tuning", resources.wait_for_nodes_s, say)
+    bundle = worker_bundle(resources)
+    require_room(bundle, teacher.num_workers, "Tuning", resources.wait_for_nodes_s, say)
+    exporting = {"CPU": 1.0, "memory": export_memory_bytes(teacher.backbone, teacher.depth)}
+    require_room(exporting, 1, "Merging the adapter", resources.wait_for_nodes_s, say)
+    dtype = resolve_precision(teacher.dtype, "training", bundle, say)
+    resolved = config.model_copy(update={"teacher": teacher.model_copy(update={"dtype": dtype})})
     num_samples = data.manifest["splits"]["train"]["samples"]
     total_steps = _total_steps(teacher, num_samples)
     tokens = {"train": _tokens(data, "train", config)}
     if teacher.evaluate_steps is not None or teacher.head_warm_start:
         tokens["validation"] = _tokens(data, "validation", config, teacher.validation_samples)
     head = run.scratch("teacher_head", key)
-    about: dict[str, Any] = {"backbone": teacher.backbone, **data_facts(data)}
+    about: dict[str, Any] = {"backbone": teacher.backbone, "dtype": dtype, **data_facts(data)}
     if teacher.head_warm_start and not (resume and storage.exists(head)):
-        about["head"] = _warm_start(tokens, data, head, config, say)
+        about["head"] = _warm_start(tokens, data, head, resolved, say)
     say(f"Tuning {teacher.backbone} with LoRA: {total_steps} steps on {num_samples} samples")
     scratch = run.scratch(TEACHER, key)
     arguments = {
         "data": data.uri,
-        "config": config.model_dump(mode="json"),
+        "config": resolved.model_dump(mode="json"),
         "total_steps": total_steps,
         "head": head if teacher.head_warm_start else None,
     }
@@ -82,7 +88,8 @@ def train_teacher(data: PreparedData, run: Run, config: LeaderConfig, key: str, 
     say("Exporting the adapter, the head and the merged model")
     with run.product(TEACHER, key, config, about) as directory:
         # In a process of its own that ends with it: this one lives on through the later stages.
-        exported = ray.remote(num_cpus=1, max_calls=1)(export).remote(checkpoint, directory, teacher)
+        task = ray.remote(num_cpus=1, memory=exporting["memory"], max_calls=1)(export)
+        exported = task.remote(checkpoint, directory, resolved.teacher)
         about["parameters"] = ray.get(exported)
         copy_dataset_files(data, directory, DATASET_FILES)
     for place in (scratch, head):
@@ -185,7 +192,14 @@ def _worker(arguments: dict[str, Any]) -> None:
     from ray import train
 
     from leader_jobs.teacher_checkpoint import Tuning
-    from leader_jobs.teacher_steps import label_weights, memory_told, optimizer_and_schedule, steps, train_step
+    from leader_jobs.teacher_steps import (
+        gradient_scaler,
+        label_weights,
+        memory_told,
+        optimizer_and_schedule,
+        steps,
+        train_step,
+    )
     from leader_jobs.teacher_workers import shard_backbone
 
     config = LeaderConfig.model_validate(arguments["config"])
@@ -200,7 +214,8 @@ def _worker(arguments: dict[str, Any]) -> None:
         model.to(device)
     model.train()  # `from_pretrained` leaves models in evaluation mode
     # On its device before the optimizer's state is restored to it.
-    tuning = Tuning(model, *optimizer_and_schedule(model, teacher, total_steps))
+    scaler = gradient_scaler(teacher.dtype, device)
+    tuning = Tuning(model, *optimizer_and_schedule(model, teacher, total_steps), scaler)
     if (checkpoint := train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as folder:
             tuning.restore(Path(folder))
@@ -215,7 +230,7 @@ def _worker(arguments: dict[str, Any]) -> None:
         seed_everything(teacher.seed, rank, place.step)  # a resumed run draws the dropout an undisturbed one does
         began = time.monotonic()
         with memory_told(place.step):
-            loss, num_tokens = train_step(model, rows, padding_id, tuning.optimizer, weights, teacher)
+            loss, num_tokens = train_step(model, rows, padding_id, tuning.optimizer, weights, teacher, scaler)
         tuning.scheduler.step()
         progress.add(require_finite(loss, "teacher", place.step), num_tokens, time.monotonic() - began)
         last = place.step == total_steps
@@ -289,7 +304,7 @@ def _build(config: TeacherConfig, data: PreparedData, head_directory: str | None
 
     from leader_platform.models.teacher import MedicationHead, Teacher, load_head, with_adapter
 
-    causal_lm = load_causal_lm(config.backbone, getattr(torch, config.dtype))
+    causal_lm = load_causal_lm(config.backbone, getattr(torch, config.dtype), config.depth)
     hidden_size = causal_lm.config.get_text_config().hidden_size
     if head_directory is not None:
         head = load_head(head_directory).requires_grad_(True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from leader_jobs.teacher_steps import Place
 from leader_platform import storage
 from leader_platform.config import TeacherConfig
-from leader_platform.models.backbone import load_causal_lm, load_tokenizer
+from leader_platform.models.backbone import load_causal_lm, load_tokenizer, num_parameters
 from leader_platform.models.teacher import HEAD_FILE, MERGED, Teacher, with_adapter
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE, BEST_FILE, PROGRESS_FILE = "trainable.safetensors", "best.safetensors", "progress.pt"
 Weights = dict[str, Tensor]
+_FLOAT32_BYTES, _LIBRARIES_BYTES = 4, 1_000_000_000
 
 
 def trainable(model: torch.nn.Module) -> Weights:
@@ -41,6 +42,9 @@ def set_trainable(model: torch.nn.Module, weights: Weights) -> None:
         weight.copy_(weights[name])
 
 
+_STATEFUL = ("optimizer", "scheduler", "scaler")
+
+
 @dataclass
 class Tuning:
     """All that changes while a teacher is tuned: what a checkpoint holds and a resumed run goes on with."""
@@ -48,6 +52,7 @@ class Tuning:
     model: Teacher
     optimizer: Optimizer
     scheduler: LRScheduler
+    scaler: torch.amp.GradScaler
     place: Place = field(default_factory=Place)
     best: Weights | None = None  # of the best validation; None as long as there was none
 
@@ -63,8 +68,8 @@ class Tuning:
         save_file(copied(trainable(self.model)), str(folder / WEIGHTS_FILE))
         if self.best is not None:
             save_file(self.best, str(folder / BEST_FILE))
-        states = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
-        torch.save({**states, "place": asdict(self.place)}, folder / PROGRESS_FILE)
+        parts = {name: getattr(self, name).state_dict() for name in _STATEFUL}
+        torch.save({**parts, "place": asdict(self.place)}, folder / PROGRESS_FILE)
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint."""
@@ -72,19 +77,25 @@ class Tuning:
 
         set_trainable(self.model, load_file(str(folder / WEIGHTS_FILE)))
         state = torch.load(folder / PROGRESS_FILE, map_location="cpu", weights_only=True)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        for name in _STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
         self.place = Place(**state["place"])
         self.best = load_file(str(folder / BEST_FILE)) if (folder / BEST_FILE).exists() else None
 
 
+def export_memory_bytes(backbone: str, depth: float) -> int:
+    """What `export` takes at most: the weights in float32, their copy while they are written, and the libraries."""
+    return 2 * _FLOAT32_BYTES * num_parameters(backbone, depth) + _LIBRARIES_BYTES
+
+
 def export(checkpoint: Checkpoint, directory: str, config: TeacherConfig) -> int:
     """Write adapter, head, and the merged model with its tokenizer into a run's `teacher/`: of the best weights if any
-    were validated, else of the last. Returns the number of the merged model's parameters and the head's."""
+    were validated, else of the last. `config.dtype` is a torch dtype's name, in which the merged model is stored.
+    Returns the number of the merged model's parameters and the head's."""
     import pyarrow.fs as pafs
     from safetensors.torch import load_file, save_file
 
-    causal_lm = load_causal_lm(config.backbone, torch.float32)
+    causal_lm = load_causal_lm(config.backbone, torch.float32, config.depth)  # merged in full precision
     adapter = with_adapter(causal_lm, config)
     with tempfile.TemporaryDirectory() as folder, checkpoint.as_directory() as saved:
         best = Path(saved, BEST_FILE)
@@ -93,7 +104,7 @@ def export(checkpoint: Checkpoint, directory: str, config: TeacherConfig) -> int
         set_trainable(adapter, backbone)
         adapter.save_pretrained(str(Path(folder, "adapter")))
         adapter.merge_and_unload()
-        merged = causal_lm.bfloat16() if config.dtype == "bfloat16" else causal_lm
+        merged = causal_lm.to(getattr(torch, config.dtype))
         merged.save_pretrained(str(Path(folder, MERGED)))
         load_tokenizer(config.backbone).save_pretrained(str(Path(folder, MERGED)))
         head = {name.removeprefix("head."): value for name, value in weights.items() if name.startswith("head.")}

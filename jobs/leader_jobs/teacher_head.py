@@ -39,7 +39,7 @@ class ReadStates:
 
     def __init__(self, config: TeacherConfig, num_threads: int) -> None:
         torch.set_num_threads(num_threads)
-        self.engine = TransformersEngine(config.backbone, config.dtype, config.pooling)
+        self.engine = TransformersEngine(config.backbone, config.dtype, config.pooling, config.depth)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         import pyarrow as pa

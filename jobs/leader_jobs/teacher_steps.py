@@ -117,6 +117,14 @@ def optimizer_and_schedule(model: Teacher, config: TeacherConfig, total_steps: i
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
+def gradient_scaler(dtype: str, device: torch.device) -> torch.amp.GradScaler:
+    """Scales the loss of a float16 backbone, whose small gradients would become zero; does nothing in other formats.
+
+    Begins at 2**12, since a loss that is a mean over medications leaves room there; a step that overflows is left out.
+    """
+    return torch.amp.GradScaler(device.type, init_scale=2.0**12, enabled=dtype == "float16")
+
+
 def label_weights(class_frequency: Tensor, config: TeacherConfig, device: torch.device | str) -> Tensor | None:
     """How much more a label weighs than its absence [medications]; a class without a positive gets the cap."""
     if config.class_weighting == "none":
@@ -131,24 +139,29 @@ def train_step(
     optimizer: Optimizer,
     weights: Tensor | None,
     config: TeacherConfig,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> tuple[float, int]:
     """One optimiser step on `rows`, however they are cut; returns the mean loss and the number of real tokens.
 
-    Several workers take it together, each on as many rows. `weights` are those of `label_weights`.
+    Several workers take it together, each on as many rows. `weights` are those of `label_weights`, `scaler` is that of
+    `gradient_scaler`.
     """
+    scaler = scaler or gradient_scaler("float32", model.head.weight.device)
     total, num_tokens = 0.0, 0
     for batch in _cut(model, rows, config):
         labels = multi_hot([row["label_indices"] for row in batch], model.head.out_features)
         logits = _logits(model, batch, padding_id)
         loss = F.binary_cross_entropy_with_logits(logits, labels.to(logits.device), pos_weight=weights)
-        (loss * len(batch) / len(rows)).backward()
+        scaler.scale(loss * len(batch) / len(rows)).backward()
         total += loss.item() * len(batch) / len(rows)
         num_tokens += sum(len(row["token_ids"]) for row in batch)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     average_gradients(trained)
+    scaler.unscale_(optimizer)
     if config.max_gradient_norm is not None:
         torch.nn.utils.clip_grad_norm_(trained, config.max_gradient_norm)
-    optimizer.step()
+    scaler.step(optimizer)
+    scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return total, num_tokens
 

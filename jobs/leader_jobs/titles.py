@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from leader_jobs.placement import require_room, worker_bundle
+from leader_jobs.precision import resolve_precision
 from leader_platform import storage
 from leader_platform.artifacts import TITLES, Run
 from leader_platform.config import LeaderConfig
@@ -34,7 +35,9 @@ def read_code_titles(data: PreparedData, run: Run, config: LeaderConfig, key: st
     texts = [title_of(code, data.titles) for code in codes]
     say(f"Reading the titles of {len(codes)} codes with {config.teacher.backbone}")
     resources = config.resources
-    require_room(worker_bundle(resources), 1, "Reading titles", resources.wait_for_nodes_s, say)
+    bundle = worker_bundle(resources)
+    require_room(bundle, 1, "Reading titles", resources.wait_for_nodes_s, say)
+    dtype = resolve_precision(config.features.dtype, "inference", bundle, say)
     # In a process of its own, which ends with it and gives the language model's memory back.
     task = ray.remote(
         num_cpus=resources.cpus_per_worker,
@@ -43,8 +46,14 @@ def read_code_titles(data: PreparedData, run: Run, config: LeaderConfig, key: st
         runtime_env={"env_vars": preload_environment()},
     )(read_titles)
     threads = max(1, int(resources.cpus_per_worker))
-    states: np.ndarray = ray.get(task.remote(texts, config.teacher.backbone, config.student.title_depth, threads))
-    about: dict[str, Any] = {"codes": len(codes), "backbone": config.teacher.backbone, "data": data.fingerprint}
+    reading = (config.teacher.backbone, config.student.title_depth, dtype)
+    states: np.ndarray = ray.get(task.remote(texts, *reading, threads))
+    about: dict[str, Any] = {
+        "codes": len(codes),
+        "backbone": config.teacher.backbone,
+        "dtype": dtype,
+        "data": data.fingerprint,
+    }
     with run.product(TITLES, key, config, about) as directory:
         storage.write_parquet(storage.join(directory, READINGS_FILE), readings_table(codes, states))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,7 +12,7 @@ import yaml
 
 from leader_platform import storage
 from leader_platform.artifacts import FEATURES, STUDENT, TEACHER, Run
-from leader_platform.config import LeaderConfig, PromptConfig, StudentConfig
+from leader_platform.config import Dtype, LeaderConfig, PromptConfig, StudentConfig
 from leader_platform.data.prompts import fit_prompt
 from leader_platform.data.records import PatientRecord
 from leader_platform.data.vocabulary import Vocabulary
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from leader_platform.models.code_book import CodeBook
     from leader_platform.models.student import Student
 
+logger = logging.getLogger(__name__)
 CONFIG_FILE, WEIGHTS_FILE, CODE_BOOK_FILE = "config.json", "model.safetensors", "code_book.parquet"
 
 
@@ -136,8 +138,9 @@ class TeacherPredictor(Predictor):
         self.tokenizer, self.head = load_tokenizer(folder), load_head(directory)
 
     @classmethod
-    def load(cls, run: str, engine: str = "vllm") -> TeacherPredictor:
-        """From a run's `teacher/`; the prompt is built as it was in training. `UserError` when it cannot be read.
+    def load(cls, run: str, engine: str = "vllm", dtype: Dtype = "auto") -> TeacherPredictor:
+        """From a run's `teacher/`; the prompt is built as it was in training. `dtype` is the precision of the answers,
+        `auto` by this process's device. `UserError` when it cannot be read.
 
         The threshold is the one that `features` tuned on validation samples, 0.5 when that stage has not run.
         """
@@ -156,7 +159,7 @@ class TeacherPredictor(Predictor):
             return cls(
                 directory,
                 str(merged),
-                _engine(engine, str(merged), config),
+                _engine(engine, str(merged), config, dtype),
                 Knowledge.read(directory),
                 config.prompt,
                 threshold=float(threshold),
@@ -182,19 +185,25 @@ class TeacherPredictor(Predictor):
         self.engine.shut_down()
 
 
-def _engine(name: str, folder: str, config: LeaderConfig) -> Engine:
+def _engine(name: str, folder: str, config: LeaderConfig, requested: Dtype) -> Engine:
+    """The engine on this process's device. What the process was given decides, not what the run was trained on: Ray
+    hides the GPUs that it did not hand out."""
+    from leader_platform.models.precision import choose, cost, require_for_vllm, this_device
+
+    device = this_device()
+    dtype = choose(requested, device, "inference")
+    logger.info("The teacher answers in %s on %s.", dtype, device)
+    if line := cost(dtype, device):
+        logger.warning(line)
     if name == "transformers":
         from leader_platform.models.transformers_engine import TransformersEngine
 
-        return TransformersEngine(folder, config.features.dtype, config.teacher.pooling)
+        return TransformersEngine(folder, dtype, config.teacher.pooling)
     assert name == "vllm", name
-    import torch
-
     from leader_platform.models.vllm_engine import VllmEngine
 
-    # What this process was given decides, not what the run was trained on: Ray hides the GPUs it did not hand out.
-    on_gpu = torch.cuda.is_available()
-    return VllmEngine(folder, config.features.dtype, config.prompt.max_tokens, config.teacher.pooling, on_gpu)
+    require_for_vllm(dtype, device)
+    return VllmEngine(folder, dtype, config.prompt.max_tokens, config.teacher.pooling, on_gpu=device.kind == "cuda")
 
 
 def _code_book(directory: str, vocabulary: Vocabulary) -> CodeBook:

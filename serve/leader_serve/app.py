@@ -57,7 +57,7 @@ def build_teacher(arguments: TeacherArguments) -> serve.Application:
         # An engine that compiles or swaps answers late without being broken.
         health_check_timeout_s=60,
     )
-    return deployment.bind(arguments.run, arguments.engine)
+    return deployment.bind(arguments.run, arguments.engine, arguments.dtype)
 
 
 def _scaling(replicas: Replicas) -> dict[str, Any]:

@@ -133,6 +133,7 @@ def _teacher(name: str, release: Release, config: LeaderConfig, running: Running
         run=release.run,
         revision=release.revision,
         engine=config.serve.teacher_engine,
+        dtype=config.serve.teacher_dtype,
         replicas=Replicas.of("teacher", config.serve),
         max_ongoing_requests=config.serve.max_ongoing_requests,
         max_queued_requests=config.serve.max_queued_requests,

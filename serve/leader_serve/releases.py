@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict, Field
 
 from leader_platform.artifacts import STUDENT, TEACHER, Run
-from leader_platform.config import ResourcesConfig, ServeConfig, fingerprint
+from leader_platform.config import Dtype, ResourcesConfig, ServeConfig, fingerprint
 from leader_platform.errors import UserError
 from leader_serve.schemas import ModelName, ReleaseName
 
@@ -76,6 +76,7 @@ class TeacherArguments(_Argument):
     run: str
     revision: str
     engine: str
+    dtype: Dtype = "auto"
     replicas: Replicas
     max_ongoing_requests: int
     max_queued_requests: int

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 from ray import serve
 
+from leader_platform.config import Dtype
 from leader_serve.prediction import ModelCard, Prediction, Query, card, choose, without_patient_content
 
 
 class Teacher:
     """Answers within seconds on a CPU. Not micro-batched here: vLLM lets each new prompt join the running batch."""
 
-    def __init__(self, run: str, engine: str) -> None:
+    def __init__(self, run: str, engine: str, dtype: Dtype) -> None:
         from leader_platform.predict import TeacherPredictor
 
-        self._predictor = TeacherPredictor.load(run, engine=engine)
+        self._predictor = TeacherPredictor.load(run, engine, dtype)
 
     async def predict(self, queries: Sequence[Query]) -> list[Prediction]:
         """One prediction a query, in order."""

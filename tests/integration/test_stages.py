@@ -145,7 +145,7 @@ def test_the_student_is_what_evaluation_and_serving_load(run: Run, data: Prepare
 
 
 def test_the_teacher_predicts_what_its_features_say(run: Run, data: PreparedData) -> None:
-    teacher = TeacherPredictor.load(run.uri, engine="transformers")
+    teacher = TeacherPredictor.load(run.uri, "transformers", "float32")
     records = [PatientRecord.from_sample(row) for row in data.samples("test").to_pylist()]
     scores, _ = asyncio.run(teacher.predict(records))
     logits = read_features(run, data, "test", "logits")

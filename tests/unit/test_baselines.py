@@ -17,7 +17,7 @@ from leader_platform.baselines.hidden_state_ridge import HiddenStateRidge, ridge
 from leader_platform.baselines.logistic_regression import LogisticRegression, features, fit_weights
 from leader_platform.baselines.popularity import Popularity
 from leader_platform.baselines.previous_visit import PreviousVisit
-from leader_platform.config import LeaderConfig, PromptConfig
+from leader_platform.config import LeaderConfig, PromptConfig, TeacherConfig
 from leader_platform.data.records import PROFILE_FIELDS, PatientRecord, Visit
 from leader_platform.data.vocabulary import Vocabulary
 from leader_platform.errors import UserError
@@ -204,10 +204,11 @@ def test_every_baseline_of_the_registry_can_be_made(name: str) -> None:
 
 
 def test_the_hidden_state_ridge_reads_as_the_teacher_does() -> None:
-    config = LeaderConfig.model_validate({"teacher": {"backbone": "/a/model", "pooling": "mean"}})
+    settings = {"teacher": {"backbone": "/a/model", "pooling": "mean", "depth": 0.5}, "features": {"dtype": "float32"}}
+    config = LeaderConfig.model_validate(settings)
     model = load("hidden_state_ridge")(KNOWLEDGE, config)
     assert isinstance(model, HiddenStateRidge)
-    assert (model.prompt, model.backbone, model.pooling) == (config.prompt, "/a/model", "mean")
+    assert (model.prompt, model.teacher, model.dtype) == (config.prompt, config.teacher, "float32")
 
 
 @pytest.mark.parametrize(
@@ -253,7 +254,7 @@ def test_the_embedded_language_model_tells_diseases_apart_before_it_is_taught() 
             ]
         ]
     )
-    model = HiddenStateRidge(KNOWLEDGE, PromptConfig(), "smollm2").fit(train, train)
+    model = HiddenStateRidge(KNOWLEDGE, PromptConfig(), TeacherConfig(), "auto").fit(train, train)
     answers = model.predict_proba(train.records)
     assert answers.shape == (8, 3)
     assert answers.dtype == np.float32

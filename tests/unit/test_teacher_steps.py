@@ -19,6 +19,7 @@ from leader_jobs.teacher_head import Read, fit_head
 from leader_jobs.teacher_steps import (
     Place,
     Row,
+    gradient_scaler,
     label_weights,
     memory_told,
     micro_batches,
@@ -134,6 +135,22 @@ def test_one_sample_is_enough_to_train_on() -> None:
     assert losses[-1] < losses[0] / 2
 
 
+def test_small_gradients_of_float16_are_scaled_and_an_overflow_leaves_a_step_out() -> None:
+    model, config = small_teacher(), TeacherConfig(head_learning_rate=0.1, warmup_fraction=0.0)
+    model.backbone.half()
+    for weight in model.backbone.parameters():
+        weight.requires_grad_(False)  # as the frozen weights of a real one
+    optimizer, _ = optimizer_and_schedule(model, config, 100)
+    scaler = gradient_scaler("float16", torch.device("cpu"))
+    losses = [train_step(model, ROWS, 0, optimizer, None, config, scaler)[0] for _ in range(20)]
+    assert losses[-1] < losses[0] / 2
+    before = model.head.weight.detach().clone()
+    too_large = torch.amp.GradScaler("cpu", init_scale=1e38)
+    train_step(model, ROWS, 0, optimizer, torch.full((3,), 1e3), config, too_large)
+    torch.testing.assert_close(model.head.weight.detach(), before)
+    assert too_large.get_scale() < 1e38
+
+
 def test_long_gradients_are_cut() -> None:
     config = TeacherConfig(max_gradient_norm=1e-3)
     model = small_teacher()
@@ -180,7 +197,9 @@ def test_validation_ranks_the_medications_of_each_sample() -> None:
 
 def tuning(seed: int) -> Tuning:
     model = small_teacher(seed)
-    return Tuning(model, *optimizer_and_schedule(model, TeacherConfig(), 10))
+    return Tuning(
+        model, *optimizer_and_schedule(model, TeacherConfig(), 10), gradient_scaler("float32", torch.device("cpu"))
+    )
 
 
 def take_step(of: Tuning) -> None:

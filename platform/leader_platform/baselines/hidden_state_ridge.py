@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 
 from leader_platform.baselines.base import Examples, clip, mean_prauc
-from leader_platform.config import PromptConfig
+from leader_platform.config import Dtype, PromptConfig, TeacherConfig
 from leader_platform.data.prompts import fit_prompt
 from leader_platform.data.records import PatientRecord
 from leader_platform.predict import Knowledge
@@ -17,7 +17,6 @@ from leader_platform.predict import Knowledge
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from leader_platform.models.teacher import Pooling
     from leader_platform.models.transformers_engine import TransformersEngine
 
 # Times the number of columns; on the MIMIC-IV demo 3 is best, 1 loses 0.014 of PRAUC and 10 loses 0.003.
@@ -27,14 +26,14 @@ PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 class HiddenStateRidge:
     """Labels as a linear function of the prompt's state, clipped to probabilities.
 
-    The prompt is the teacher's. The penalty is the one of `PENALTIES` with the best validation PRAUC. Clipping is
-    better calibrated than Platt's scaling fitted on the validation split, at least where that is small
-    (docs/EVALUATION.md).
+    Prompt, backbone, depth and pooling are the teacher's. The penalty is the one of `PENALTIES` with the best
+    validation PRAUC. Clipping is better calibrated than Platt's scaling fitted on the validation split, at least where
+    that is small (docs/EVALUATION.md).
     """
 
-    def __init__(self, knowledge: Knowledge, prompt: PromptConfig, backbone: str, pooling: Pooling = "last") -> None:
+    def __init__(self, knowledge: Knowledge, prompt: PromptConfig, teacher: TeacherConfig, dtype: Dtype) -> None:
         self.titles = knowledge.titles
-        self.prompt, self.backbone, self.pooling = prompt, backbone, pooling
+        self.prompt, self.teacher, self.dtype = prompt, teacher, dtype
 
     def fit(self, train: Examples, validation: Examples) -> Self:
         states, best = self._states(validation.records), -1.0
@@ -59,13 +58,13 @@ class HiddenStateRidge:
     def _engine(self) -> TransformersEngine:
         from leader_platform.models.transformers_engine import TransformersEngine
 
-        return TransformersEngine(self.backbone, "bfloat16", self.pooling)
+        return TransformersEngine(self.teacher.backbone, self.dtype, self.teacher.pooling, self.teacher.depth)
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         from leader_platform.models.backbone import load_tokenizer
 
-        return load_tokenizer(self.backbone)
+        return load_tokenizer(self.teacher.backbone)
 
 
 class Linear(NamedTuple):

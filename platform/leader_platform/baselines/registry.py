@@ -24,7 +24,7 @@ BASELINES: dict[str, Factory] = {
         knowledge, start=PreviousVisit(knowledge), categories=True
     ),
     "hidden_state_ridge": lambda knowledge, config: HiddenStateRidge(
-        knowledge, config.prompt, config.teacher.backbone, config.teacher.pooling
+        knowledge, config.prompt, config.teacher, config.features.dtype
     ),
 }
 

@@ -13,7 +13,7 @@ from leader_platform.errors import UserError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = "smollm2"
 
@@ -87,11 +87,46 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_causal_lm(name: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The backbone in `dtype`, ready to be tuned and saved."""
+def load_causal_lm(name: str, dtype: torch.dtype, depth: float = 1.0) -> PreTrainedModel:
+    """The backbone in `dtype`, ready to be tuned and saved: its first layers, a share `depth` of all, and what comes
+    before and after them. Weights of other layers are not read."""
     from transformers import AutoModelForCausalLM
 
-    return _load(AutoModelForCausalLM, name, dtype=dtype)
+    arguments = {} if depth == 1 else {"config": _first_layers(_load_config(name), depth)}
+    return _load(AutoModelForCausalLM, name, dtype=dtype, **arguments)
+
+
+def kept_layers(num_layers: int, depth: float) -> int:
+    """How many of a model's layers a share `depth` of them keeps: one at least."""
+    return max(1, round(depth * num_layers))
+
+
+def num_parameters(name: str, depth: float = 1.0) -> int:
+    """The number of weights that `load_causal_lm` reads, from the backbone's configuration alone."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(_first_layers(_load_config(name), depth))
+    return sum(weight.numel() for weight in model.parameters())  # weights that are shared count once
+
+
+def _load_config(name: str) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    return _load(AutoConfig, name)
+
+
+def _first_layers(config: PretrainedConfig, depth: float) -> PretrainedConfig:
+    """The configuration of a model of the first layers alone. Some models describe each layer in a list."""
+    text = config.get_text_config()
+    num_layers = text.num_hidden_layers
+    kept = kept_layers(num_layers, depth)
+    for field, value in text.to_dict().items():
+        if isinstance(value, list) and len(value) == num_layers:
+            setattr(text, field, value[:kept])
+    text.num_hidden_layers = kept
+    return config
 
 
 def _load(loader: Any, name: str, **arguments: Any) -> Any:

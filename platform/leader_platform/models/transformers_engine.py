@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
 class TransformersEngine:
     """A merged teacher, or an untuned backbone, in this process. `folder` holds model and tokenizer, or is a backbone's
-    name; `dtype` is a torch dtype's name."""
+    name, of which a share `depth` of the layers is read; `dtype` is a torch dtype's name, or `auto`."""
 
-    def __init__(self, folder: str, dtype: str, pooling: Pooling = "last") -> None:
+    def __init__(self, folder: str, dtype: str, pooling: Pooling = "last", depth: float = 1.0) -> None:
         import torch
 
+        from leader_platform.models.precision import choose, this_device
+
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.decoder = load_causal_lm(folder, getattr(torch, dtype)).get_decoder().eval().to(device)
+        self.dtype = choose(dtype, this_device(), "inference")
+        self.decoder = load_causal_lm(folder, getattr(torch, self.dtype), depth).get_decoder().eval().to(device)
         self.padding_id = load_tokenizer(folder).pad_token_id
         self.device, self.pooling = device, pooling
 

@@ -19,7 +19,8 @@ POOLING_PARAMS: dict[str, Any] = {"use_activation": False}
 
 
 def engine_arguments(dtype: str, max_tokens: int, pooling: str, on_gpu: bool) -> dict[str, Any]:
-    """Arguments of a pooling engine for prompts of at most `max_tokens` tokens; `pooling` is `last` or `mean`."""
+    """Arguments of a pooling engine that computes in `dtype`, for prompts of at most `max_tokens` tokens; `pooling` is
+    `last` or `mean`."""
     arguments: dict[str, Any] = {
         "dtype": dtype,
         "max_model_len": max_tokens,
