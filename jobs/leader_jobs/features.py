@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from leader_platform.features import feature_table, label_matrix, matrix, probab
 from leader_platform.models.teacher import MERGED, load_head
 from leader_platform.models.vllm_engine import POOLING_PARAMS, engine_arguments, engine_environment
 from leader_platform.preload import preload_environment
+from leader_platform.progress import Progress
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -43,7 +44,7 @@ ENGINE_CPUS = 0.5
 LIGHT = 0.1  # CPUs that a stage asks for which only moves data to or from the engine
 
 
-def generate_features(data: PreparedData, run: Run, config: LeaderConfig, key: str, say: Callable[[str], None]) -> None:
+def generate_features(data: PreparedData, run: Run, config: LeaderConfig, key: str, progress: Progress) -> None:
     """Write `features/` for all splits, going on from the chunks of an interrupted run with the same `key`."""
     # Another teacher's chunks are no use, even one's of the same settings.
     chunks = run.scratch(FEATURES, fingerprint(key, run.manifest(TEACHER)["id"]))
@@ -51,8 +52,8 @@ def generate_features(data: PreparedData, run: Run, config: LeaderConfig, key: s
     done = _done(chunks)
     total = sum(data.manifest["splits"][split]["samples"] for split in SPLITS)
     resumed = f" ({len(done)} of them already there)" if done else ""
-    say(f"Reading {total} samples with the teacher on {config.features.engine}{resumed}")
-    seconds = _generate(data, run, config, parts, done, chunks, total, say) if len(done) < total else None
+    progress.log(f"Reading {total} samples with the teacher on {config.features.engine}{resumed}")
+    seconds = _generate(data, run, config, parts, done, chunks, total, progress) if len(done) < total else None
     about: dict[str, Any] = {
         "seconds_per_sample": seconds,
         "engine": config.features.engine,
@@ -80,7 +81,7 @@ def _generate(
     done: set[str],
     chunks: str,
     total: int,
-    say: Callable[[str], None],
+    progress: Progress,
 ) -> float:
     """Run the pipeline over the samples that are not `done`, saying how far it has come; returns the seconds that a
     sample takes once the engine is warm."""
@@ -88,7 +89,7 @@ def _generate(
 
     started = time.time()
     bundle, count = bundle_of(ENGINE_CPUS, config.resources.gpus_per_worker), config.features.concurrency
-    require_room(bundle, count, "Reading with the teacher", config.resources.wait_for_nodes_s, say)
+    require_room(bundle, count, "Reading with the teacher", config.resources.wait_for_nodes_s, progress)
     version = run.manifest(TEACHER)["id"]
     with on_every_node(run.path(TEACHER, MERGED), version, bundle, count) as merged:
         tokens = _tokens(data, config, parts, done, merged)
@@ -102,13 +103,13 @@ def _generate(
             compute=ray.data.ActorPoolStrategy(size=1),
         )
         num_done, times = len(done), []
-        progress = FeatureMetrics(total - num_done)
+        rows = FeatureMetrics(total - num_done)
         for row in written.iter_rows():
-            progress.written(row["written"])
+            rows.written(row["written"])
             told, num_done = num_done, num_done + row["written"]
             times.append((row["at"], row["written"]))
             if 10 * num_done // total > 10 * told // total:
-                say(f"  {num_done} of {total} samples")
+                progress.log(f"  {num_done} of {total} samples")
     return seconds_per_sample(started, times)
 
 
