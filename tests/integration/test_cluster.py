@@ -148,7 +148,9 @@ def test_a_job_whose_terminal_is_gone_is_listed_read_followed_and_stopped(
 
     def follow() -> None:
         with suppress(RunError):
-            submit_and_follow(state, ["wait"], "toy wait", lines.put, {"PYTHONPATH": str(tmp_path)}, "toy_stage")
+            submit_and_follow(
+                state, ["wait"], "toy wait", LineProgress(lines.put), {"PYTHONPATH": str(tmp_path)}, "toy_stage"
+            )
 
     terminal = threading.Thread(target=follow, daemon=True)
     terminal.start()

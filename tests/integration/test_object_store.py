@@ -37,7 +37,7 @@ def test_every_stage_reads_and_writes_it(ray_local: None, object_store: str, raw
     assert pipeline.train("all", data, run, short, LineProgress(print)) == ["teacher", "features", "titles", "distill"]
     assert pipeline.train("student", data, run, short, LineProgress(print)) == ["student"]
     search = load_config(short, None, ["tune.grace_epochs=1"])
-    tune_student(data, run, search, 2, print, resume=False, only=True)
+    tune_student(data, run, search, 2, LineProgress(print), resume=False, only=True)
     assert load_config(LeaderConfig(), run.path("tune", RECIPE_FILE)).student.max_epochs == 3
     judged = evaluate(data, run, short, LineProgress(print))
     assert {"student", "teacher"} <= set(judged["models"])
