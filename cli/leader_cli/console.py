@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Progress and remarks go to the error stream, so that `--json` leaves only the result on the output.
 remarks = Console(stderr=True, highlight=False, soft_wrap=True)
-_BAR_WIDTH = 24
+_BAR_WIDTH = 16
 # Tables that are piped into a file are not squeezed into the 80 columns of a terminal that is not there.
 # No markup: cells hold hospitals' drug names, and `[/x]` in one must not be read as a tag.
 output = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 130)

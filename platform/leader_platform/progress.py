@@ -417,7 +417,8 @@ def _speed(rate: float, unit: str) -> str:
         return f"{_bytes(rate)}/s"
     unit = unit or "units"
     # A step that takes half a minute is 2 a minute, not 0.0333 a second.
-    return f"{rate:,.3g} {unit}/s" if rate >= 0.2 else f"{60 * rate:,.3g} {unit}/min"
+    number, per = (rate, "s") if rate >= 0.2 else (60 * rate, "min")
+    return f"{number:,.0f} {unit}/{per}" if number >= 100 else f"{number:.3g} {unit}/{per}"
 
 
 def _bytes(number: float) -> str:
