@@ -37,11 +37,12 @@ def run_ours(raw: Path, out: Path, num_cpus: int) -> float:
     """Prepare with the platform; returns seconds."""
     from leader_jobs.prepare import PrepareArguments, prepare
     from leader_platform.config import LeaderConfig
+    from leader_platform.progress import SILENT
     from leader_platform.ray_session import ray_session
 
     with ray_session(num_cpus=num_cpus):
         began = time.perf_counter()
-        prepare(PrepareArguments("mimic4", str(raw), str(out)), LeaderConfig(), lambda line: None)
+        prepare(PrepareArguments("mimic4", str(raw), str(out)), LeaderConfig(), SILENT)
         return time.perf_counter() - began
 
 

@@ -33,6 +33,7 @@ def write_prompts(data_uri: str | None, num_prompts: int, num_cpus: int, path: P
     from leader_platform.data.dataset import PreparedData
     from leader_platform.data.samples import SPLITS
     from leader_platform.data.synthetic import write_raw
+    from leader_platform.progress import SILENT
     from leader_platform.ray_session import ray_session
 
     config = LeaderConfig()
@@ -41,7 +42,7 @@ def write_prompts(data_uri: str | None, num_prompts: int, num_cpus: int, path: P
             raw, data_uri = Path(folder, "raw"), str(Path(folder, "data"))
             write_raw("mimic4", raw, num_prompts, seed=1)
             with ray_session(num_cpus=num_cpus):
-                prepare(PrepareArguments("mimic4", str(raw), data_uri), config, lambda line: None)
+                prepare(PrepareArguments("mimic4", str(raw), data_uri), config, SILENT)
         data = PreparedData(data_uri)
         tokenise = Tokenise(data_uri, config.teacher.backbone, config.prompt)
         rows: list[list[int]] = []

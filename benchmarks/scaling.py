@@ -31,6 +31,7 @@ from leader_platform.artifacts import Run
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.data.synthetic import write_raw
+from leader_platform.progress import SILENT
 from leader_platform.ray_session import ray_session
 from leader_platform.recipes import quickstart
 from leader_platform.settings import with_values
@@ -55,7 +56,7 @@ def prepare_rate(home: Path, folder: Path, workers: int) -> float:
     with ray_session(num_cpus=workers):
         for raw in ("small", "small", "large"):  # the first starts Ray Data's workers
             out, began = str(folder / f"data-{raw}-{workers}"), time.perf_counter()
-            prepare(PrepareArguments("mimic4", str(folder / raw), out), settings(workers), lambda _: None)
+            prepare(PrepareArguments("mimic4", str(folder / raw), out), settings(workers), SILENT)
             seconds.append(time.perf_counter() - began)
             rows.append(PreparedData(out).manifest["coverage"]["prescription_rows"])
     return (rows[2] - rows[1]) / (seconds[2] - seconds[1])
@@ -68,7 +69,7 @@ def features_rate(home: Path, folder: Path, workers: int) -> float:
     for data in (_tenth_of(everything, folder / f"tenth-{workers}"), everything):
         began = time.perf_counter()
         with ray_session(num_cpus=workers):
-            pipeline.run_stage("features", data, run, settings(workers), False, lambda _: None)
+            pipeline.run_stage("features", data, run, settings(workers), False, SILENT)
         seconds.append(time.perf_counter() - began)
         samples.append(run.manifest("features")["samples"])
     return (samples[1] - samples[0]) / (seconds[1] - seconds[0])
@@ -93,7 +94,7 @@ def distill_rate(home: Path, folder: Path, workers: int) -> float:
     """Samples a second over the workers' epochs, validation included."""
     data, run = _run_of(home, folder, workers, ("teacher", "features", "titles"))
     with ray_session(num_cpus=workers):
-        pipeline.run_stage("distill", data, run, settings(workers), False, lambda _: None)
+        pipeline.run_stage("distill", data, run, settings(workers), False, SILENT)
     manifest = run.manifest("student")
     epochs = max(told["epoch"] for told in manifest["training"] if "epoch" in told)
     return data.manifest["splits"]["train"]["samples"] * epochs / float(manifest["seconds"])

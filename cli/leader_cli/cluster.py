@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from leader_cli.console import say, settings_of, show
+from leader_cli.console import log, progress, settings_of, show
 
 if TYPE_CHECKING:
     from leader_platform.cluster_state import ClusterState
@@ -41,13 +41,13 @@ def up(
         cluster_file.up(cluster_yaml)
         context.obj = replace(settings_of(context), address=str(cluster_yaml))
         state = require_cluster(context)
-        cluster.wait_for_nodes(state, cluster_file.num_first_nodes(cluster_yaml), say)
+        cluster.wait_for_nodes(state, cluster_file.num_first_nodes(cluster_yaml), progress)
         result = cluster.status(state)
         show(context, result, *_status_tables(result))
-        say(f"Next: leader --address {cluster_yaml} train --stage all · serve deploy · cluster status · dashboard")
+        log(f"Next: leader --address {cluster_yaml} train --stage all · serve deploy · cluster status · dashboard")
         return
     _refuse_address(context)
-    say("Starting Ray ...")
+    log("Starting Ray ...")
     home, watching = settings_of(context).home, prometheus_port if monitor else None
     state, started = cluster.up(home, num_cpus, object_store_gb, dashboard_port, watching)
     result = {**state.model_dump(mode="json"), "started": started}
@@ -113,7 +113,7 @@ def dashboard(
     if open_it:
         typer.launch(state.dashboard_url)
     if state.forwarded:
-        say(f"These addresses lead to the head of {state.address} until you press Ctrl-C.")
+        log(f"These addresses lead to the head of {state.address} until you press Ctrl-C.")
         threading.Event().wait()
 
 

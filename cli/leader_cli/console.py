@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +14,19 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from leader_platform.progress import LINE_EVERY_S, LineProgress, Progress, Status, Task, line_of, sentence
+
 if TYPE_CHECKING:
     import typer
+    from rich.console import RenderableType
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
     from leader_platform.config import LeaderConfig
 
 # Progress and remarks go to the error stream, so that `--json` leaves only the result on the output.
 remarks = Console(stderr=True, highlight=False, soft_wrap=True)
+_BAR_WIDTH = 16
 # Tables that are piped into a file are not squeezed into the 80 columns of a terminal that is not there.
 # No markup: cells hold hospitals' drug names, and `[/x]` in one must not be read as a tag.
 output = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 130)
@@ -70,15 +78,120 @@ def default_home() -> Path:
     return Path(os.environ.get("LEADER_HOME", "workspace"))
 
 
-def say(text: str, style: str | None = None) -> None:
+def log(text: str, style: str | None = None) -> None:
     """One line about what is going on, for a person."""
+    if style is None:
+        progress.log(text)
+    else:
+        _print(text, style)
+
+
+def _print(text: str, style: str | None = None) -> None:
     remarks.print(text, style=style, markup=False)
+
+
+def _bar(status: Status) -> RenderableType:
+    from rich.progress_bar import ProgressBar
+
+    if status.total is None or status.done > status.total:
+        return ProgressBar(width=_BAR_WIDTH, pulse=True)
+    # A total of nothing is done, whatever rich thinks of a division by it.
+    return ProgressBar(total=max(1, status.total), completed=status.done if status.total else 1, width=_BAR_WIDTH)
+
+
+class TerminalProgress(Progress):
+    """A bar for each open task at the foot of the terminal; what is logged moves up above them."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+        self._bars: RichProgress | None = None
+        self._rows: dict[int, TaskID] = {}
+
+    def log(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        with self._lock:
+            bars = self._bars
+            if bars is not None:
+                bars.stop()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if bars is not None and bars is self._bars:
+                    bars.start()
+
+    def _opened(self, task: Task) -> None:
+        if self._bars is None:
+            self._bars = _make_bars(self._console)
+            self._bars.start()
+        depth = len(self._rows)
+        self._rows[task.id] = self._bars.add_task(f"{'  ' * depth}{task.name}", total=None, source=task)
+
+    def _closed(self, task: Task, ended: Status | None) -> None:
+        assert self._bars is not None
+        self._bars.remove_task(self._rows.pop(task.id))
+        if not self._rows:
+            self._bars.stop()
+            self._bars = None
+        if ended is not None and ended.seconds >= LINE_EVERY_S:
+            self.log(line_of([*self.statuses(), ended]))
+
+
+def _make_bars(console: Console) -> RichProgress:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import ProgressColumn, SpinnerColumn
+    from rich.progress import Task as Row
+    from rich.table import Column
+    from rich.text import Text
+
+    class StatusColumn(ProgressColumn):
+        """What `render` makes of a task's status, anew at each refresh, so that seconds go on without reports."""
+
+        def __init__(self, render: Callable[[Status], RenderableType]) -> None:
+            super().__init__(Column(no_wrap=True))
+            self._render = render
+
+        def render(self, task: Row) -> RenderableType:
+            return self._render(task.fields["source"].status())
+
+    class NameColumn(ProgressColumn):
+        def render(self, task: Row) -> RenderableType:
+            return Text(task.description)
+
+    return RichProgress(
+        SpinnerColumn(),
+        NameColumn(Column(no_wrap=True)),
+        StatusColumn(_bar),
+        StatusColumn(lambda status: Text(sentence(status))),
+        console=console,
+        transient=True,
+        refresh_per_second=5,
+        # Results go to the output, which may be a file: only what is written to the error stream moves above the bars.
+        redirect_stdout=False,
+    )
+
+
+def _progress() -> Progress:
+    if remarks.is_interactive:
+        return TerminalProgress(remarks)
+    return LineProgress(_print)
+
+
+# Every command's.
+progress = _progress()
 
 
 def show(context: typer.Context, result: Any, *tables: Table) -> None:
     """The result of a command: tables for a person, or one JSON document with `--json`."""
     if settings_of(context).as_json:
-        sys.stdout.write(json.dumps(result, indent=2, default=str) + "\n")
+        with progress.hidden():
+            sys.stdout.write(json.dumps(result, indent=2, default=str) + "\n")
+            sys.stdout.flush()
     else:
-        for table in tables:
-            output.print(table)
+        with progress.hidden():
+            for table in tables:
+                output.print(table)

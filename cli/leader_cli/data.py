@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leader_cli.console import remarks, say, settings_of, show
+from leader_cli.console import log, remarks, settings_of, show
 from leader_cli.submit import submit
 from leader_cli.tables import rich_tables
 from leader_platform.errors import UserError
@@ -65,7 +65,7 @@ def fetch(
                 tasks[name] = bars.add_task(name, total=num_total)
             bars.update(tasks[name], completed=num_bytes, total=num_total)
 
-        files = library.fetch(library.COLLECTIONS[what], folder, base_url, progress=progress, notice=say)
+        files = library.fetch(library.COLLECTIONS[what], folder, base_url, progress=progress, notice=log)
     rows = [(file.name, file.num_bytes, "downloaded" if file.downloaded else "was there") for file in files]
     table = report.Table(f"In {out}", ("file", "bytes", ""), rows)
     show(context, {"out": out, "files": [asdict(file) for file in files]}, *rich_tables([table]))
@@ -142,7 +142,7 @@ def prepare(
     submit(context, request)
     data = PreparedData(request.data)
     show(context, data.manifest, *summary_tables(data))
-    say(f"The data set is in {data.uri}.")
+    log(f"The data set is in {data.uri}.")
 
 
 @app.command()
@@ -162,7 +162,7 @@ def describe(
     data = PreparedData(settings_of(context).data(directory))
     if html is not None:
         _check_page(html)
-    say(f"Counting visits and samples in {data.uri} ...")
+    log(f"Counting visits and samples in {data.uri} ...")
     statistics = statistics_of(data)
     contents = sections(data.manifest, statistics, data.titles)
     tables = [block for section in contents for block in section.blocks if isinstance(block, report.Table)]
@@ -198,7 +198,7 @@ def _write_page(data: PreparedData, page: str, html: str | None) -> None:
     from leader_platform import storage
 
     if html is None and storage.is_remote(data.uri):
-        say("No page was written, since the data set is remote; name a file with --html.")
+        log("No page was written, since the data set is remote; name a file with --html.")
         return
     file = html or storage.join(data.uri, "describe.html")
     try:
@@ -207,9 +207,9 @@ def _write_page(data: PreparedData, page: str, html: str | None) -> None:
         if html is not None:
             raise _unwritable(html, error) from None
         reason = error.strerror or error
-        say(f"No page was written, since {data.uri} is read-only here ({reason}); name a file with --html.")
+        log(f"No page was written, since {data.uri} is read-only here ({reason}); name a file with --html.")
         return
-    say(f"The page is in {file}.")
+    log(f"The page is in {file}.")
 
 
 def summary_tables(data: PreparedData) -> list[Table]:

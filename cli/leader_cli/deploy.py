@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leader_cli.console import say, settings_of, show
+from leader_cli.console import log, settings_of, show
 from leader_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def kubernetes(
     for name, manifests in files.items():
         (out / name).write_text(to_yaml(manifests))
     show(context, {"out": str(out), "files": sorted(files)})
-    say(f"{len(files)} files in {out}; docs/CLUSTERS.md says which secrets they name and how to apply them.")
+    log(f"{len(files)} files in {out}; docs/CLUSTERS.md says which secrets they name and how to apply them.")
 
 
 def _require_remote(places: dict[str, str]) -> None:

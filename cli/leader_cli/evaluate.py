@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leader_cli.console import say, settings_of, show
+from leader_cli.console import log, settings_of, show
 from leader_cli.submit import submit
 from leader_cli.tables import rich_tables
 from leader_cli.train import Data, RunOption
@@ -56,7 +56,7 @@ def evaluate(
     submit(context, Request(kind="evaluate", config=config, data=opened.uri, run=made.uri, force=force))
     result = storage.read_json(made.path(EVALUATION, METRICS_FILE))
     show(context, result, *rich_tables(summary_tables(result)))
-    say(f"The page is {made.path(EVALUATION, PAGE_FILE)}, the figures are in {METRICS_FILE} beside it.")
+    log(f"The page is {made.path(EVALUATION, PAGE_FILE)}, the figures are in {METRICS_FILE} beside it.")
 
 
 def _with_options(

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from leader_cli.cluster import require_cluster
-from leader_cli.console import say, settings_of, show
+from leader_cli.console import log, progress, settings_of, show
 
 app = typer.Typer(help="List, follow and stop the stages that run on the cluster as jobs.", no_args_is_help=True)
 
@@ -46,7 +46,7 @@ def attach(context: typer.Context, job: Job = "last") -> None:
     """Follow a job to its end, and end as it ends."""
     from leader_platform import ray_jobs
 
-    ray_jobs.attach(require_cluster(context), job, say)
+    ray_jobs.attach(require_cluster(context), job, progress)
 
 
 @app.command()
@@ -58,4 +58,4 @@ def stop(context: typer.Context, job: Job = "last") -> None:
     job_id = ray_jobs.find_job(cluster, job)["job_id"]
     stopped = ray_jobs.stop(cluster, job_id)
     show(context, {"job_id": job_id, "stopped": stopped})
-    say(f"Job {job_id} is stopped." if stopped else f"Job {job_id} had ended.")
+    log(f"Job {job_id} is stopped." if stopped else f"Job {job_id} had ended.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leader_cli.cluster import find_cluster
-from leader_cli.console import Settings, say, settings_of, show
+from leader_cli.console import Settings, log, progress, settings_of, show
 from leader_cli.data import summary_tables as data_tables
 from leader_cli.recommend import answer_tables, remark, service_url
 from leader_cli.submit import submit
@@ -35,18 +35,18 @@ def quickstart(
     settings = context.obj = _own_workspace(context)
     started_at = time.monotonic()
     state, _ = cluster.up(settings.home)
-    say(f"Ray dashboard: {state.dashboard_url}")
+    log(f"Ray dashboard: {state.dashboard_url}")
     try:
         answer = _main_job(context, settings, state, patients, seed, keep)
     finally:
         if not keep:
-            say("Stopping the cluster")
+            log("Stopping the cluster")
             cluster.down(settings.home)
     run = settings.run(None)
     show(context, {"run": run, "answer": answer.model_dump(mode="json")}, *answer_tables(answer))
     remark(answer)
-    say(f"Done in {(time.monotonic() - started_at) / 60:.1f} minutes.")
-    say(f"The run is in {run}, its metrics in {run}/evaluation/metrics.json, the data set in {settings.data(None)}.")
+    log(f"Done in {(time.monotonic() - started_at) / 60:.1f} minutes.")
+    log(f"The run is in {run}, its metrics in {run}/evaluation/metrics.json, the data set in {settings.data(None)}.")
 
 
 def _own_workspace(context: typer.Context) -> Settings:
@@ -95,8 +95,8 @@ def _main_job(
         result = storage.read_json(storage.join(run, EVALUATION, METRICS_FILE))
         show(context, None, *rich_tables(summary_tables(result)))
     _headline(6, "Serving, and one recommendation over HTTP")
-    plan = prepare(run, config, say=say)
-    deploy.deploy(state.dashboard_url, plan, on_progress=say, token=state.token())
+    plan = prepare(run, config, progress=progress)
+    deploy.deploy(state.dashboard_url, plan, progress=progress, token=state.token())
     try:
         return _recommend(settings, service_url(config.serve))
     finally:
@@ -105,17 +105,17 @@ def _main_job(
 
 
 def _headline(number: int, text: str) -> None:
-    say(f"[{number}/6] {text}", style="bold")
+    log(f"[{number}/6] {text}", style="bold")
 
 
 def _synthesise(raw: Path, patients: int, seed: int) -> None:
     from leader_platform.data.synthetic import write_raw
 
     if raw.is_dir():
-        say(f"Already in {raw}")
+        log(f"Already in {raw}")
         return
     counts = write_raw("mimic4", raw, patients, seed)
-    say(f"{counts.admissions:,} admissions in {raw}")
+    log(f"{counts.admissions:,} admissions in {raw}")
 
 
 def _recommend(settings: Settings, url: str) -> RecommendationAnswer:
@@ -131,7 +131,7 @@ def _recommend(settings: Settings, url: str) -> RecommendationAnswer:
             asked_at = time.monotonic()
             answer = client.recommend(request)
             took_ms = 1000 * (time.monotonic() - asked_at)
-            say(
+            log(
                 f"{file.name}: {len(answer.medications)} medications from the {answer.model} "
                 f"({answer.route.reason}) in {took_ms:.0f} ms"
             )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from leader_cli.console import say, settings_of, show
+from leader_cli.console import log, settings_of, show
 from leader_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -90,13 +90,13 @@ def answer_tables(answer: RecommendationAnswer) -> list[Table]:
 
 def remark(answer: RecommendationAnswer) -> None:
     """Say what the tables do not: who answered and why, what was unknown or left out, and what the answer is not."""
-    say(f"{answer.route.text}{' The answer is degraded.' if answer.degraded else ''}")
+    log(f"{answer.route.text}{' The answer is degraded.' if answer.degraded else ''}")
     if not answer.medications:
-        say(f"No medication reaches the threshold of {answer.threshold:.3f}.")
+        log(f"No medication reaches the threshold of {answer.threshold:.3f}.")
     if not answer.interactions:
-        say("No known interaction.")
+        log("No known interaction.")
     if answer.unknown_codes:
-        say(f"Unknown to the model, and ignored: {', '.join(answer.unknown_codes)}.")
+        log(f"Unknown to the model, and ignored: {', '.join(answer.unknown_codes)}.")
     if answer.prompt_truncated:
-        say("The patient's history was too long for the teacher; its oldest part was left out.")
-    say(answer.notice)
+        log("The patient's history was too long for the teacher; its oldest part was left out.")
+    log(answer.notice)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from leader_cli.console import Settings, say, settings_of, show
+from leader_cli.console import Settings, log, settings_of, show
 from leader_cli.tables import rich_tables
 
 app = typer.Typer(help="List and compare runs.", no_args_is_help=True)
@@ -30,7 +30,7 @@ def list_runs(
     show(context, told, *rich_tables([list_table(f"Runs in {where}", runs)]))
     for run in runs:
         if run.remark:
-            say(run.remark)
+            log(run.remark)
 
 
 @app.command()
@@ -48,7 +48,7 @@ def compare(
     comparison = runs.compare(Run(_run(settings, first)), Run(_run(settings, second)))
     show(context, asdict(comparison), *rich_tables(comparison_tables(comparison)))
     if comparison.remark:
-        say(comparison.remark)
+        log(comparison.remark)
 
 
 def _run(settings: Settings, name: str) -> str:

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from leader_cli.cluster import require_cluster
-from leader_cli.console import Settings, say, settings_of, show
+from leader_cli.console import Settings, log, progress, settings_of, show
 
 if TYPE_CHECKING:
     from leader_platform.config import LeaderConfig
@@ -39,14 +39,14 @@ def deploy(
     # What a plan without a canary is, no cluster needs to be asked.
     cluster = None if dry_run and canary is None else require_cluster(context)
     running = None if cluster is None else deployment.running(cluster.dashboard_url, cluster.token())
-    plan = prepare(settings.run(run), config, not no_teacher, say, running, canary)
+    plan = prepare(settings.run(run), config, not no_teacher, progress, running, canary)
     if dry_run:
         _print_config(settings.as_json, plan)
         return
     if cluster is not None and cluster.pid is None:
         from leader_jobs.preflight import check_cluster
 
-        check_cluster(cluster, [storage.absolute(settings.run(run)), config.serve.keys_file])
+        check_cluster(cluster, [storage.absolute(settings.run(run)), config.serve.keys_file], progress)
     _deploy(context, plan)
 
 
@@ -65,12 +65,12 @@ def _deploy(context: typer.Context, plan: dict[str, Any]) -> None:
     from leader_serve import deploy as deployment
 
     cluster = require_cluster(context)
-    say(f"Deploying on {cluster.address}.")
-    deployment.deploy(cluster.dashboard_url, plan, on_progress=say, token=cluster.token(), forwarded=cluster.forwarded)
+    log(f"Deploying on {cluster.address}.")
+    deployment.deploy(cluster.dashboard_url, plan, progress, token=cluster.token(), forwarded=cluster.forwarded)
     result = deployment.status(cluster.dashboard_url, cluster.token())
     show(context, result, _table(result))
     beside = f", with {result['canary']} beside it" if result["canary"] else ""
-    say(f"{result['run']} answers at {result['url']}{beside}; the documentation is at {result['url']}/docs.")
+    log(f"{result['run']} answers at {result['url']}{beside}; the documentation is at {result['url']}/docs.")
 
 
 @app.command()
@@ -91,7 +91,7 @@ def shutdown(context: typer.Context) -> None:
     cluster = require_cluster(context)
     removed = deployment.shutdown(cluster.dashboard_url, cluster.token())
     show(context, {"removed": removed})
-    say("The application is gone." if removed else "No application was deployed.")
+    log("The application is gone." if removed else "No application was deployed.")
 
 
 @keys.command("add")
@@ -102,7 +102,7 @@ def add_key(context: typer.Context, name: Annotated[str, typer.Argument(help="Wh
     path = settings_of(context).keys_file()
     key = add_key(path, name)
     show(context, {"name": name, "key": key, "keys_file": path})
-    say(f"Its digest is in {path}. A caller presents the key as `Authorization: Bearer KEY`.")
+    log(f"Its digest is in {path}. A caller presents the key as `Authorization: Bearer KEY`.")
     if not settings_of(context).as_json:
         typer.echo(key)
 
@@ -127,7 +127,7 @@ def remove_key(context: typer.Context, name: Annotated[str, typer.Argument(help=
     path = settings_of(context).keys_file()
     remove_key(path, name)
     show(context, {"removed": name, "keys_file": path})
-    say(f"The key {name} is no longer in {path}.")
+    log(f"The key {name} is no longer in {path}.")
 
 
 def _with_keys_file(settings: Settings) -> LeaderConfig:

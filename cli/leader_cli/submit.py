@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from leader_cli.cluster import find_cluster
-from leader_cli.console import say
+from leader_cli.console import log, progress
 
 if TYPE_CHECKING:
     import typer
@@ -19,13 +19,14 @@ def submit(context: typer.Context, request: Request) -> None:
     if state is None:
         from leader_jobs.requests import run_request
 
-        run_request(request, say)
+        with progress.task(request.name):
+            run_request(request, progress)
         return
     from leader_platform.ray_jobs import submit_and_follow
 
     if state.pid is None:  # not this workspace's own, which runs on this machine with this software
         from leader_jobs.preflight import check_cluster
 
-        check_cluster(state, request.reads_and_writes)
-    say(f"Running as a job on {state.address}; dashboard {state.dashboard_url}")
-    submit_and_follow(state, [request.model_dump_json()], request.name, say, writes=request.writes)
+        check_cluster(state, request.reads_and_writes, progress)
+    log(f"Running as a job on {state.address}; dashboard {state.dashboard_url}")
+    submit_and_follow(state, [request.model_dump_json()], request.name, progress, writes=request.writes)

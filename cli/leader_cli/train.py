@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from leader_cli.console import say, settings_of, show
+from leader_cli.console import log, settings_of, show
 from leader_cli.submit import submit
 
 
@@ -64,4 +64,4 @@ def train(
     assert request.run is not None
     made = Run(request.run)
     show(context, {"run": made.uri, "stages": stages_of(stage.value, request.config)})
-    say(f"The run is in {made.uri}.")
+    log(f"The run is in {made.uri}.")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from leader_cli.console import say, settings_of, show
+from leader_cli.console import log, settings_of, show
 from leader_cli.submit import submit
 from leader_cli.train import Data, RunOption
 
@@ -43,7 +43,7 @@ def tune(
     rows.sort(key=lambda row: row["best_prauc"], reverse=True)
     recipe = made.path(TUNE, RECIPE_FILE)
     show(context, {"run": made.uri, "recipe": recipe, "best": rows[0], "trials": rows}, trials_table(rows))
-    say(f"The best settings are in {recipe}; `leader --config {recipe} train --run {made.uri}` trains with them.")
+    log(f"The best settings are in {recipe}; `leader --config {recipe} train --run {made.uri}` trains with them.")
 
 
 def trials_table(rows: list[dict[str, Any]], most_rows: int = 20) -> Table:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from leader_jobs.requests import Request, run_request
+from leader_platform.progress import job_progress
 from leader_platform.ray_jobs import tell_failure
 
 
@@ -21,7 +22,7 @@ def main() -> None:
     with tell_failure():
         given = sys.argv[1]
         request = Request.model_validate_json(given if given.startswith("{") else Path(given).read_bytes())
-        run_request(request, lambda line: print(line, flush=True))
+        run_request(request, job_progress())
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from leader_platform.errors import UserError
 from leader_platform.evaluation import metrics
 from leader_platform.features import label_matrix, list_column, matrix, probabilities, read_features
 from leader_platform.predict import Knowledge, StudentPredictor
+from leader_platform.progress import Progress
 
 _BATCH = 256
 _SPLITS = ("validation", "test")
@@ -54,12 +55,12 @@ class Answer:
     seconds_per_sample: float | None
 
 
-def train(part: Part, models: Sequence[str], say: Callable[[str], None]) -> None:
+def train(part: Part, models: Sequence[str], progress: Progress) -> None:
     """Run the stages that `models` need and that are not current, going on where one was interrupted."""
     for name in models:
         if name in TRAINED and pipeline.plan(TRAINED[name].stage, part.data, part.run, part.config, False, False):
-            say(f"{part.name}: training the {name.replace('_', ' ')}")
-            pipeline.train(TRAINED[name].stage, part.data, part.run, part.config, say, resume=True)
+            progress.log(f"{part.name}: training the {name.replace('_', ' ')}")
+            pipeline.train(TRAINED[name].stage, part.data, part.run, part.config, progress, resume=True)
 
 
 def has(part: Part, model: str) -> bool:
@@ -67,11 +68,11 @@ def has(part: Part, model: str) -> bool:
     return model not in TRAINED or part.run.has(TRAINED[model].product)
 
 
-def answer(part: Part, model: str, say: Callable[[str], None]) -> Answer:
+def answer(part: Part, model: str, progress: Progress) -> Answer:
     """The model's answer, read back where it is there already."""
     product, key = f"answers/{_file_name(model)}", answer_key(part, model)
     if not part.run.is_current(product, key):
-        _write(part, model, product, key, say)
+        _write(part, model, product, key, progress)
     about = part.run.manifest(product)
     table = storage.read_parquet(part.run.path(product, "test.parquet"))
     return Answer(
@@ -91,7 +92,7 @@ def _file_name(model: str) -> str:
     return model.replace(":", ".")
 
 
-def _write(part: Part, model: str, product: str, key: str, say: Callable[[str], None]) -> None:
+def _write(part: Part, model: str, product: str, key: str, progress: Progress) -> None:
     require_same_data(part, model)
     scores, seconds_per_sample = (_trained_scores if model in TRAINED else _baseline_scores)(part, model)
     threshold = metrics.best_threshold(
@@ -99,7 +100,7 @@ def _write(part: Part, model: str, product: str, key: str, say: Callable[[str], 
     )
     labels = label_matrix(part.data, "test")
     prauc = float(np.nanmean(metrics.average_precision(labels, scores["test"])))
-    say(f"  {part.name}: {model} has test PRAUC {prauc:.4f}")
+    progress.log(f"  {part.name}: {model} has test PRAUC {prauc:.4f}")
     about = {"threshold": threshold, "seconds_per_sample": seconds_per_sample}
     with part.run.product(product, key, part.config, about) as directory:
         for split in _SPLITS:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from leader_platform.errors import UserError
 from leader_platform.models.code_book import CodeBook
 from leader_platform.models.title_states import load_readings
 from leader_platform.predict import CODE_BOOK_FILE, CONFIG_FILE, WEIGHTS_FILE
+from leader_platform.progress import Progress
 
 
 def train_student(
@@ -45,19 +45,19 @@ def train_student(
     config: LeaderConfig,
     key: str,
     resume: bool,
-    say: Callable[[str], None],
+    progress: Progress,
     with_teacher: bool = True,
 ) -> None:
     """Train on the training split, stop early on the validation split, write `student/` or `student_alone/`."""
     stage = STUDENT if with_teacher else STUDENT_ALONE
     config = config.model_copy(update={"student": student_config(config.student, with_teacher)})
-    say(f"Training the student {'with the teacher' if with_teacher else 'without a teacher'}")
+    progress.log(f"Training the student {'with the teacher' if with_teacher else 'without a teacher'}")
     features = run.path(FEATURES) if with_teacher else None
     book = code_book(data, run, config.student)
     datasets = {"train": _rows(data, "train", features), "validation": _rows(data, "validation", None)}
     arguments = {"data": data.uri, "config": config.model_dump(mode="json"), "book": book}
     checkpoint, history = run_trainer(
-        _worker, arguments, datasets, run.scratch(stage, key), config, config.student.num_workers, resume, say
+        _worker, arguments, datasets, run.scratch(stage, key), config, config.student.num_workers, resume, progress
     )
     about: dict[str, Any] = {"with_teacher": with_teacher, **training_facts(history), **data_facts(data)}
     made_from = (FEATURES, *((TITLES,) if reads_titles(config.student) else ())) if with_teacher else ()

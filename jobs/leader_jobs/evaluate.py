@@ -8,7 +8,7 @@ that runs can be compared sample by sample) and `report.html`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,13 +36,15 @@ from leader_platform.evaluation.cases import (
 )
 from leader_platform.evaluation.summary import details, summarise
 from leader_platform.evaluation_report import evaluation_page
+from leader_platform.progress import Progress
 from leader_platform.runs import METRICS_FILE, SAMPLES_FILE
 
 DETAILS_FILE, PAGE_FILE = "details.json", "report.html"
-Say = Callable[[str], None]
 
 
-def evaluate(data: PreparedData, run: Run, config: LeaderConfig, say: Say, force: bool = False) -> dict[str, Any]:
+def evaluate(
+    data: PreparedData, run: Run, config: LeaderConfig, progress: Progress, force: bool = False
+) -> dict[str, Any]:
     """Judge the models of `config.evaluate` and write `evaluation/`; returns what is in `metrics.json`.
 
     A cross-validation, or a split with several seeds, trains what is missing, fold by fold; the single split judges
@@ -51,9 +53,9 @@ def evaluate(data: PreparedData, run: Run, config: LeaderConfig, say: Say, force
     done, keys = [], []
     for part in parts(data, run, config):
         if trains(config.evaluate):
-            train(part, config.evaluate.models, say)
+            train(part, config.evaluate.models, progress)
         models = [name for name in config.evaluate.models if has(part, name)]
-        done.append((part, {name: answer(part, name, say) for name in models}))
+        done.append((part, {name: answer(part, name, progress) for name in models}))
         keys += [answer_key(part, name) for name in models]
     key = fingerprint(EVALUATION, data.fingerprint, config.evaluate, keys)
     if not force and run.is_current(EVALUATION, key):

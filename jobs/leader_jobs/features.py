@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from leader_platform.features import feature_table, label_matrix, matrix, probab
 from leader_platform.models.teacher import MERGED, load_head
 from leader_platform.models.vllm_engine import POOLING_PARAMS, engine_arguments, engine_environment
 from leader_platform.preload import preload_environment
+from leader_platform.progress import Progress
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -44,7 +45,7 @@ ENGINE_CPUS = 0.5
 LIGHT = 0.1  # CPUs that a stage asks for which only moves data to or from the engine
 
 
-def generate_features(data: PreparedData, run: Run, config: LeaderConfig, key: str, say: Callable[[str], None]) -> None:
+def generate_features(data: PreparedData, run: Run, config: LeaderConfig, key: str, progress: Progress) -> None:
     """Write `features/` for all splits, going on from the chunks of an interrupted run with the same `key`."""
     # Another teacher's chunks are no use, even one's of the same settings.
     chunks = run.scratch(FEATURES, fingerprint(key, run.manifest(TEACHER)["id"]))
@@ -52,14 +53,16 @@ def generate_features(data: PreparedData, run: Run, config: LeaderConfig, key: s
     done = _done(chunks)
     total = sum(data.manifest["splits"][split]["samples"] for split in SPLITS)
     resumed = f" ({len(done)} of them already there)" if done else ""
-    say(f"Reading {total} samples with the teacher on {config.features.engine}{resumed}")
+    progress.log(f"Reading {total} samples with the teacher on {config.features.engine}{resumed}")
     resources = config.resources
     bundle = bundle_of(ENGINE_CPUS, resources.gpus_per_worker)
-    require_room(bundle, config.features.concurrency, "Reading with the teacher", resources.wait_for_nodes_s, say)
-    dtype = resolve_precision(config.features.dtype, "inference", bundle, say)
+    require_room(bundle, config.features.concurrency, "Reading with the teacher", resources.wait_for_nodes_s, progress)
+    dtype = resolve_precision(config.features.dtype, "inference", bundle, progress)
     # What is stored beside the features is what was asked, so that `auto` means its own on another machine.
     resolved = config.model_copy(update={"features": config.features.model_copy(update={"dtype": dtype})})
-    seconds = _generate(data, run, resolved, parts, done, chunks, total, bundle, say) if len(done) < total else None
+    seconds = (
+        _generate(data, run, resolved, parts, done, chunks, total, bundle, progress) if len(done) < total else None
+    )
     about: dict[str, Any] = {
         "seconds_per_sample": seconds,
         "engine": config.features.engine,
@@ -89,7 +92,7 @@ def _generate(
     chunks: str,
     total: int,
     bundle: dict[str, float],
-    say: Callable[[str], None],
+    progress: Progress,
 ) -> float:
     """Run the pipeline over the samples that are not `done`, saying how far it has come; returns the seconds that a
     sample takes once the engine is warm."""
@@ -109,13 +112,13 @@ def _generate(
             compute=ray.data.ActorPoolStrategy(size=1),
         )
         num_done, times = len(done), []
-        progress = FeatureMetrics(total - num_done)
+        rows = FeatureMetrics(total - num_done)
         for row in written.iter_rows():
-            progress.written(row["written"])
+            rows.written(row["written"])
             told, num_done = num_done, num_done + row["written"]
             times.append((row["at"], row["written"]))
             if 10 * num_done // total > 10 * told // total:
-                say(f"  {num_done} of {total} samples")
+                progress.log(f"  {num_done} of {total} samples")
     return seconds_per_sample(started, times)
 
 

@@ -7,7 +7,7 @@ prepared data --> teacher --> features --> distill --> evaluate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leader_platform import storage
@@ -15,8 +15,7 @@ from leader_platform.artifacts import FEATURES, STUDENT, STUDENT_ALONE, TEACHER,
 from leader_platform.config import LeaderConfig, StudentConfig, fingerprint
 from leader_platform.data.dataset import PreparedData
 from leader_platform.errors import UserError
-
-Say = Callable[[str], None]
+from leader_platform.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -109,30 +108,32 @@ def reads_titles(config: StudentConfig) -> bool:
     return config.wide and config.title_states
 
 
-def run_stage(name: str, data: PreparedData, run: Run, config: LeaderConfig, resume: bool, say: Say) -> None:
+def run_stage(name: str, data: PreparedData, run: Run, config: LeaderConfig, resume: bool, progress: Progress) -> None:
     """Make one stage's product on the Ray that is connected."""
     key = stage_key(name, data, config)
     with storage.room_for(run.uri):
-        _run_stage(name, data, run, config, key, resume, say)
+        _run_stage(name, data, run, config, key, resume, progress)
 
 
-def _run_stage(name: str, data: PreparedData, run: Run, config: LeaderConfig, key: str, resume: bool, say: Say) -> None:
+def _run_stage(
+    name: str, data: PreparedData, run: Run, config: LeaderConfig, key: str, resume: bool, progress: Progress
+) -> None:
     if name == "titles":
         from leader_jobs.titles import read_code_titles
 
-        read_code_titles(data, run, config, key, say)
+        read_code_titles(data, run, config, key, progress)
     elif name == "teacher":
         from leader_jobs.teacher import train_teacher
 
-        train_teacher(data, run, config, key, resume, say)
+        train_teacher(data, run, config, key, resume, progress)
     elif name == "features":
         from leader_jobs.features import generate_features
 
-        generate_features(data, run, config, key, say)
+        generate_features(data, run, config, key, progress)
     else:
         from leader_jobs.distill import train_student
 
-        train_student(data, run, config, key, resume, say, with_teacher=name == "distill")
+        train_student(data, run, config, key, resume, progress, with_teacher=name == "distill")
 
 
 def train(
@@ -140,7 +141,7 @@ def train(
     data: PreparedData,
     run: Run,
     config: LeaderConfig,
-    say: Say,
+    progress: Progress,
     *,
     resume: bool = False,
     force: bool = False,
@@ -149,9 +150,9 @@ def train(
     """Run the wanted stage and those it needs; returns the stages that ran."""
     steps = plan(wanted, data, run, config, force, only)
     if not steps:
-        say(f"Nothing to do: {wanted} is current in {run.uri} (--force runs it again).")
+        progress.log(f"Nothing to do: {wanted} is current in {run.uri} (--force runs it again).")
     elif len(steps) > 1:
-        say(f"Stages to run: {', '.join(steps)}.")
+        progress.log(f"Stages to run: {', '.join(steps)}.")
     for name in steps:
-        run_stage(name, data, run, config, resume, say)
+        run_stage(name, data, run, config, resume, progress)
     return steps

@@ -15,6 +15,7 @@ from typing import Any
 from leader_platform import storage
 from leader_platform.config import ResourcesConfig, fingerprint
 from leader_platform.errors import RunError, UserError
+from leader_platform.progress import Progress
 
 _LOOK_EVERY_S = 5.0
 _GIVEN_BACK_AFTER_S = 5.0
@@ -38,7 +39,7 @@ def room(nodes: Sequence[Mapping[str, float]], bundle: Bundle) -> int:
     return sum(min(int(node.get(kind, 0) / amount + 1e-6) for kind, amount in bundle.items()) for node in nodes)
 
 
-def require_room(bundle: Bundle, count: int, doing: str, wait_s: float, say: Callable[[str], None]) -> None:
+def require_room(bundle: Bundle, count: int, doing: str, wait_s: float, progress: Progress) -> None:
     """Wait until the cluster has nodes for `count` bundles, `wait_s` seconds at most; whether something else holds them
     now is only told, since that ends.
 
@@ -54,7 +55,7 @@ def require_room(bundle: Bundle, count: int, doing: str, wait_s: float, say: Cal
             if time.monotonic() > deadline:
                 raise UserError(_missing(bundle, count, doing, nodes, wait_s))
             if not waited:
-                say(f"Waiting up to {wait_s:.0f} s for nodes with {wanted}.")
+                progress.log(f"Waiting up to {wait_s:.0f} s for nodes with {wanted}.")
                 request_resources(bundles=[dict(bundle)] * count)
                 waited = True
             time.sleep(min(_LOOK_EVERY_S, wait_s))
@@ -62,7 +63,7 @@ def require_room(bundle: Bundle, count: int, doing: str, wait_s: float, say: Cal
         if waited:
             request_resources(bundles=[])  # else the nodes would be kept for ever
     if not _are_free(bundle, count):
-        say(f"Waiting for {wanted}, which something else holds now; `leader cluster status` shows what.")
+        progress.log(f"Waiting for {wanted}, which something else holds now; `leader cluster status` shows what.")
 
 
 def _are_free(bundle: Bundle, count: int) -> bool:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from leader_jobs.placement import Bundle, nodes_with_room, on_node
 from leader_platform.models.precision import Device, Purpose, agreed, cost, this_device
+from leader_platform.progress import Progress
 
 _PROBE_GPUS = 0.01  # enough for Ray to show the task a GPU, and room beside what else computes there
 _PROBE_TIMEOUT_S = 20.0
 
 
-def resolve_precision(requested: str, purpose: Purpose, bundle: Bundle, log: Callable[[str], None]) -> str:
+def resolve_precision(requested: str, purpose: Purpose, bundle: Bundle, progress: Progress) -> str:
     """The torch dtype's name that all workers of a stage compute in. A worker is one `bundle`.
 
     Every node with room for a bundle is asked, since any of them may get the work. Logs the cost of a format that is
@@ -22,9 +22,9 @@ def resolve_precision(requested: str, purpose: Purpose, bundle: Bundle, log: Cal
     dtype = agreed(requested, devices, purpose)
     costs = {line for device in devices if (line := cost(dtype, device))}
     for line in sorted(costs):
-        log(line)
+        progress.log(line)
     if len(set(devices)) > 1 and requested == "auto":
-        log(f"The cluster's nodes differ in what they compute natively; all of them use {dtype}.")
+        progress.log(f"The cluster's nodes differ in what they compute natively; all of them use {dtype}.")
     return dtype
 
 

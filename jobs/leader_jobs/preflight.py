@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from leader_jobs.placement import on_node
 from leader_platform import storage
 from leader_platform.cluster_state import ClusterState, get_json
 from leader_platform.errors import RunError, UserError
+from leader_platform.progress import SILENT, Progress, job_progress
 from leader_platform.ray_jobs import submit_and_follow, tell_failure
 from leader_platform.ray_session import ray_session
 from leader_platform.software import differences, installed
@@ -35,7 +36,7 @@ class Check(BaseModel):
     marks: dict[str, str]
 
 
-def check_cluster(state: ClusterState, places: Iterable[str | None]) -> None:
+def check_cluster(state: ClusterState, places: Iterable[str | None], progress: Progress) -> None:
     """Send a check ahead of what uses these files and folders. `UserError` naming what the cluster lacks and what to
     do."""
     theirs = get_json(state, "/api/version").get("ray_version", "")
@@ -44,7 +45,7 @@ def check_cluster(state: ClusterState, places: Iterable[str | None]) -> None:
         check = Check(software=installed(), marks=marks)
         try:
             submit_and_follow(
-                state, [check.model_dump_json()], "leader preflight", lambda _: None,
+                state, [check.model_dump_json()], "leader preflight", progress,
                 entrypoint_module="leader_jobs.preflight",
             )  # fmt: skip
         except RunError as error:
@@ -96,7 +97,7 @@ def _require_same(theirs: Mapping[str, str], ours: Mapping[str, str], where: str
         )
 
 
-def look(check: Check, say: Callable[[str], None] = lambda _: None) -> None:
+def look(check: Check, progress: Progress = SILENT) -> None:
     """On the cluster: from every node. `UserError` for the first that differs."""
     with ray_session():
         import ray
@@ -112,7 +113,7 @@ def look(check: Check, say: Callable[[str], None] = lambda _: None) -> None:
                     f"Node {nodes[node]} does not see {', '.join(unseen)}; put it on a file system that all nodes "
                     "share under the same path, or give an s3:// or gs:// address."
                 )
-        say(f"{len(nodes)} nodes are ready")
+        progress.log(f"{len(nodes)} nodes are ready")
 
 
 def _probe(marks: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -122,7 +123,7 @@ def _probe(marks: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
 
 def main() -> None:
     with tell_failure():
-        look(Check.model_validate(json.loads(sys.argv[1])), print)
+        look(Check.model_validate(json.loads(sys.argv[1])), job_progress())
 
 
 if __name__ == "__main__":

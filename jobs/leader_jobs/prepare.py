@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +40,7 @@ from leader_platform.data.sources.raw import RawTable
 from leader_platform.data.tallies import Tally, plain, tally_of
 from leader_platform.data.vocabulary import fit_vocabulary
 from leader_platform.errors import UserError
+from leader_platform.progress import Progress
 
 TERMINOLOGY_TABLES = (NAME_TABLE, NUMBER_TABLE, CLASS_TABLE, GAMENET_FILE)
 
@@ -105,7 +105,7 @@ def _check_out(arguments: PrepareArguments) -> None:
         raise UserError(f"--out {out} holds something that is not a data set; choose a new or empty folder.")
 
 
-def prepare(arguments: PrepareArguments, config: LeaderConfig, say: Callable[[str], None]) -> dict[str, Any]:
+def prepare(arguments: PrepareArguments, config: LeaderConfig, progress: Progress) -> dict[str, Any]:
     """Write a prepared data set to `arguments.out` and return its manifest. Runs on the Ray that is connected.
 
     Raises `UserError` for missing or damaged tables, for cohorts too small to split and for a full disk; then nothing
@@ -116,9 +116,9 @@ def prepare(arguments: PrepareArguments, config: LeaderConfig, say: Callable[[st
     drugs = DrugMap.from_terminology(arguments.terminology) if arguments.terminology else DrugMap.from_package()
     with storage.room_for(arguments.out), storage.staged_directory(arguments.out) as staging:
         work = _Work(config, staging, arguments.out)
-        say(f"Reading {len(tables)} tables of {arguments.raw}")
+        progress.log(f"Reading {len(tables)} tables of {arguments.raw}")
         events = write_events(source, tables, drugs, config, work.path("events"), arguments.out)
-        say("Assembling visits")
+        progress.log("Assembling visits")
         tally, last_years = _write_visits(events, work)
         split = _split(last_years, config)
         visits = [work.visits_part(shard) for shard in range(events.num_shards)]
@@ -127,7 +127,7 @@ def prepare(arguments: PrepareArguments, config: LeaderConfig, say: Callable[[st
         storage.write_json(work.path("vocabulary.json"), vocabulary.model_dump())
         titles, warnings = _write_titles(events, tables, sum(values.values(), Counter()), arguments, work)
         storage.write_parquet(work.path("interactions.parquet"), interactions(arguments.terminology))
-        say(f"Writing samples: {len(vocabulary.medications)} medications in the training vocabulary")
+        progress.log(f"Writing samples: {len(vocabulary.medications)} medications in the training vocabulary")
         tally += write_samples(visits, split, vocabulary, titles, config, work.path("samples"), work.out)
         storage.remove(events.directory)
         tally += events.tally

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from leader_platform.artifacts import Run
 from leader_platform.config import DataConfig, LeaderConfig
 from leader_platform.data.dataset import PreparedData
+from leader_platform.progress import Progress
 from leader_platform.ray_session import ray_session
 
 
@@ -48,57 +48,55 @@ class Request(BaseModel):
         return (self.raw, self.terminology, self.data, self.run, self.config.teacher.backbone)
 
 
-def run_request(request: Request, say: Callable[[str], None], address: str | None = None) -> Any:
+def run_request(request: Request, progress: Progress, address: str | None = None) -> Any:
     """Do what is asked on the cluster at `address`, the one this job runs on, or a Ray of its own."""
     if request.kind == "prepare":
-        return _prepare(request, say, address)
+        return _prepare(request, progress, address)
     data, run = PreparedData(request.data), Run(request.run or "")
     # What is recorded beside a product must be what the data was made with, not what this command's recipe says.
     as_prepared = DataConfig.model_validate(data.manifest["data_config"])
     if as_prepared != request.config.data:
-        say("The data.* settings are those that the data set was prepared with.")
+        progress.log("The data.* settings are those that the data set was prepared with.")
     request = request.model_copy(update={"config": request.config.model_copy(update={"data": as_prepared})})
     if request.kind == "train":
-        return _train(request, data, run, say, address)
+        return _train(request, data, run, progress, address)
     if request.kind == "tune":
-        return _tune(request, data, run, say, address)
-    return _evaluate(request, data, run, say, address)
+        return _tune(request, data, run, progress, address)
+    return _evaluate(request, data, run, progress, address)
 
 
-def _prepare(request: Request, say: Callable[[str], None], address: str | None) -> Any:
+def _prepare(request: Request, progress: Progress, address: str | None) -> Any:
     from leader_jobs.prepare import PrepareArguments, check, prepare
 
     assert request.raw is not None
     arguments = PrepareArguments(request.source, request.raw, request.data, request.terminology)
     check(arguments, request.config)  # before Ray starts: a wrong path should not take seconds
     with ray_session(address=address):
-        return prepare(arguments, request.config, say)
+        return prepare(arguments, request.config, progress)
 
 
-def _train(
-    request: Request, data: PreparedData, run: Run, say: Callable[[str], None], address: str | None
-) -> list[str]:
+def _train(request: Request, data: PreparedData, run: Run, progress: Progress, address: str | None) -> list[str]:
     from leader_jobs import pipeline
 
     options = {"resume": request.resume, "force": request.force, "only": request.only}
     if not pipeline.plan(request.stage, data, run, request.config, request.force, request.only):
-        return pipeline.train(request.stage, data, run, request.config, say, **options)
+        return pipeline.train(request.stage, data, run, request.config, progress, **options)
     with ray_session(address=address):
-        return pipeline.train(request.stage, data, run, request.config, say, **options)
+        return pipeline.train(request.stage, data, run, request.config, progress, **options)
 
 
-def _tune(request: Request, data: PreparedData, run: Run, say: Callable[[str], None], address: str | None) -> None:
+def _tune(request: Request, data: PreparedData, run: Run, progress: Progress, address: str | None) -> None:
     from leader_jobs import tune
 
     options = {"resume": request.resume, "only": request.only}
     tune.check(data, run, request.config, request.trials, **options)
     with ray_session(address=address):
-        tune.tune_student(data, run, request.config, request.trials, say, **options)
+        tune.tune_student(data, run, request.config, request.trials, progress, **options)
 
 
-def _evaluate(request: Request, data: PreparedData, run: Run, say: Callable[[str], None], address: str | None) -> Any:
+def _evaluate(request: Request, data: PreparedData, run: Run, progress: Progress, address: str | None) -> Any:
     from leader_jobs.evaluate import evaluate, trains
 
     # Only what trains needs a Ray; to judge what is there, none is started.
     with ray_session(address=address) if trains(request.config.evaluate) else nullcontext():
-        return evaluate(data, run, request.config, say, request.force)
+        return evaluate(data, run, request.config, progress, request.force)

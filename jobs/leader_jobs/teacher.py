@@ -39,6 +39,7 @@ from leader_platform.data.dataset import PreparedData
 from leader_platform.errors import UserError
 from leader_platform.models.backbone import load_causal_lm, load_tokenizer
 from leader_platform.preload import preload_environment
+from leader_platform.progress import Progress
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -46,10 +47,10 @@ if TYPE_CHECKING:
     from leader_jobs.teacher_checkpoint import Tuning
     from leader_platform.models.teacher import Teacher
 
-Say = Callable[[str], None]
 
-
-def train_teacher(data: PreparedData, run: Run, config: LeaderConfig, key: str, resume: bool, say: Say) -> None:
+def train_teacher(
+    data: PreparedData, run: Run, config: LeaderConfig, key: str, resume: bool, progress: Progress
+) -> None:
     """Tune the teacher on the training split and write `teacher/`. Runs on the Ray that is connected."""
     import ray
 
@@ -59,10 +60,10 @@ def train_teacher(data: PreparedData, run: Run, config: LeaderConfig, key: str, 
     _require_samples(data, teacher)
     resources = config.resources
     bundle = worker_bundle(resources)
-    require_room(bundle, teacher.num_workers, "Tuning", resources.wait_for_nodes_s, say)
+    require_room(bundle, teacher.num_workers, "Tuning", resources.wait_for_nodes_s, progress)
     exporting = {"CPU": 1.0, "memory": export_memory_bytes(teacher.backbone, teacher.depth)}
-    require_room(exporting, 1, "Merging the adapter", resources.wait_for_nodes_s, say)
-    dtype = resolve_precision(teacher.dtype, "training", bundle, say)
+    require_room(exporting, 1, "Merging the adapter", resources.wait_for_nodes_s, progress)
+    dtype = resolve_precision(teacher.dtype, "training", bundle, progress)
     resolved = config.model_copy(update={"teacher": teacher.model_copy(update={"dtype": dtype})})
     num_samples = data.manifest["splits"]["train"]["samples"]
     total_steps = _total_steps(teacher, num_samples)
@@ -72,8 +73,8 @@ def train_teacher(data: PreparedData, run: Run, config: LeaderConfig, key: str, 
     head = run.scratch("teacher_head", key)
     about: dict[str, Any] = {"backbone": teacher.backbone, "dtype": dtype, **data_facts(data)}
     if teacher.head_warm_start and not (resume and storage.exists(head)):
-        about["head"] = _warm_start(tokens, data, head, resolved, say)
-    say(f"Tuning {teacher.backbone} with LoRA: {total_steps} steps on {num_samples} samples")
+        about["head"] = _warm_start(tokens, data, head, resolved, progress)
+    progress.log(f"Tuning {teacher.backbone} with LoRA: {total_steps} steps on {num_samples} samples")
     scratch = run.scratch(TEACHER, key)
     arguments = {
         "data": data.uri,
@@ -82,10 +83,10 @@ def train_teacher(data: PreparedData, run: Run, config: LeaderConfig, key: str, 
         "head": head if teacher.head_warm_start else None,
     }
     checkpoint, history = run_trainer(
-        _worker, arguments, tokens, scratch, config, teacher.num_workers, resume, say, _environment(config)
+        _worker, arguments, tokens, scratch, config, teacher.num_workers, resume, progress, _environment(config)
     )
     about |= training_facts(history)
-    say("Exporting the adapter, the head and the merged model")
+    progress.log("Exporting the adapter, the head and the merged model")
     with run.product(TEACHER, key, config, about) as directory:
         # In a process of its own that ends with it: this one lives on through the later stages.
         task = ray.remote(num_cpus=1, memory=exporting["memory"], max_calls=1)(export)
@@ -135,14 +136,14 @@ def _tokens(data: PreparedData, split: str, config: LeaderConfig, at_most: int |
 
 
 def _warm_start(
-    tokens: dict[str, Dataset], data: PreparedData, directory: str, config: LeaderConfig, say: Say
+    tokens: dict[str, Dataset], data: PreparedData, directory: str, config: LeaderConfig, progress: Progress
 ) -> dict[str, Any]:
     """Fit the head on the untuned backbone's states and write it to `directory`; returns what it reached."""
     import ray
 
     from leader_jobs.teacher_head import ReadStates
 
-    say(f"Fitting the head on the states of the untuned {config.teacher.backbone}")
+    progress.log(f"Fitting the head on the states of the untuned {config.teacher.backbone}")
     resources = config.resources
 
     def read(rows: Dataset) -> Dataset:
@@ -160,7 +161,7 @@ def _warm_start(
     states = [read(tokens["train"].limit(config.teacher.head_warm_start_samples)), read(tokens["validation"])]
     fit = ray.remote(num_cpus=1, max_calls=1)(_fit_head)
     told: dict[str, Any] = ray.get(fit.remote(states, data.uri, config.teacher, directory))
-    say(f"  {told['samples']} samples  validation PRAUC {told['prauc']:.4g}")
+    progress.log(f"  {told['samples']} samples  validation PRAUC {told['prauc']:.4g}")
     return told
 
 

@@ -9,7 +9,6 @@ ridge on their sums alone reaches PRAUC 0.664 on the MIMIC-IV demo, on the last 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,19 +24,20 @@ from leader_platform.data.prompts import title_of
 from leader_platform.data.records import KINDS
 from leader_platform.models.title_states import READINGS_FILE, read_titles, readings_table
 from leader_platform.preload import preload_environment
+from leader_platform.progress import Progress
 
 
-def read_code_titles(data: PreparedData, run: Run, config: LeaderConfig, key: str, say: Callable[[str], None]) -> None:
+def read_code_titles(data: PreparedData, run: Run, config: LeaderConfig, key: str, progress: Progress) -> None:
     """Write `titles/` for every code of the data set's visits and labels. Runs on the Ray that is connected."""
     import ray
 
     codes = _codes(data)
     texts = [title_of(code, data.titles) for code in codes]
-    say(f"Reading the titles of {len(codes)} codes with {config.teacher.backbone}")
+    progress.log(f"Reading the titles of {len(codes)} codes with {config.teacher.backbone}")
     resources = config.resources
     bundle = worker_bundle(resources)
-    require_room(bundle, 1, "Reading titles", resources.wait_for_nodes_s, say)
-    dtype = resolve_precision(config.features.dtype, "inference", bundle, say)
+    require_room(bundle, 1, "Reading titles", resources.wait_for_nodes_s, progress)
+    dtype = resolve_precision(config.features.dtype, "inference", bundle, progress)
     # In a process of its own, which ends with it and gives the language model's memory back.
     task = ray.remote(
         num_cpus=resources.cpus_per_worker,

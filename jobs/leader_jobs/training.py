@@ -17,6 +17,7 @@ from leader_platform import storage
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.errors import RunError, UserError, find_cause
+from leader_platform.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -93,12 +94,12 @@ def run_trainer(
     config: LeaderConfig,
     num_workers: int,
     resume: bool,
-    say: Callable[[str], None],
+    progress: Progress,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[Checkpoint, list[dict[str, Any]]]:
     """Run `worker` under Ray Train with its checkpoints in `directory`; the last checkpoint and all reported metrics.
 
-    `say` is told what a worker tells with `tell`; `environment` is set before a worker's process starts. Without
+    What a worker reports with `tell` is logged; `environment` is set before a worker's process starts. Without
     `resume` what an interrupted run left there is removed first, since Ray Train would silently go on from it.
     """
     import torch
@@ -108,13 +109,13 @@ def run_trainer(
     if not resume:
         storage.remove(directory)
     elif not storage.exists(directory):
-        say("Nothing to go on from with these settings; starting anew.")
+        progress.log("Nothing to go on from with these settings; starting anew.")
     parent, name = directory.rsplit("/", 1)
     resources = config.resources
     use_gpu = resources.gpus_per_worker > 0
     per_worker = worker_bundle(resources)
     num_threads = max(1, int(resources.cpus_per_worker))
-    require_room(per_worker, num_workers, "Training", resources.wait_for_nodes_s, say)
+    require_room(per_worker, num_workers, "Training", resources.wait_for_nodes_s, progress)
 
     def loop(arguments: dict[str, Any]) -> None:
         torch.set_num_threads(num_threads)
@@ -127,7 +128,7 @@ def run_trainer(
     # By a dict, since Ray's type hints are those of another RunConfig.
     before_start: dict[str, Any] = {"worker_runtime_env": {"env_vars": dict(environment or {})}}
     product = name.rpartition("-")[0] or name  # its scratch folder is named by it and by a fingerprint
-    with _reports(say, TrainingMetrics(product)) as (queue, history):
+    with _reports(progress, TrainingMetrics(product)) as (queue, history):
         trainer = TorchTrainer(
             loop,
             train_loop_config={**arguments, "reports": queue},
@@ -223,9 +224,9 @@ def tell(arguments: dict[str, Any], told: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _reports(say: Callable[[str], None], metrics: TrainingMetrics) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-    """A queue from the workers to this process, and the list of what came through it; `say` and `metrics` are told
-    each.
+def _reports(progress: Progress, metrics: TrainingMetrics) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+    """A queue from the workers to this process, and the list of what came through it; each is logged and
+    becomes a metric.
 
     Ray Train hands reports to its controller, another process; a person watches this one.
     """
@@ -244,7 +245,7 @@ def _reports(say: Callable[[str], None], metrics: TrainingMetrics) -> Iterator[t
             for told in queue.get_nowait_batch(queue.size()):
                 history.append(told)
                 metrics.told(told)
-                say("  " + "  ".join(f"{name} {_shown(value)}" for name, value in told.items()))
+                progress.log("  " + "  ".join(f"{name} {_shown(value)}" for name, value in told.items()))
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()

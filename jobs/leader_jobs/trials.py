@@ -27,6 +27,7 @@ from leader_platform.data.vocabulary import Vocabulary
 from leader_platform.errors import UserError
 from leader_platform.features import probabilities, read_features
 from leader_platform.models.code_book import CodeBook
+from leader_platform.progress import Progress
 
 # What Tune maximises: the best validation PRAUC of a trial's epochs so far, whose weights a training would keep.
 _OBJECTIVE = "best_prauc"
@@ -40,14 +41,14 @@ def run_trials(
     drawn: list[Settings],
     directory: str,
     resume: bool,
-    say: Callable[[str], None],
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     """A trial for each of the settings; one row a trial, in their order. `directory` holds what can be resumed."""
     _set_up_tune()
     num_concurrent = _num_concurrent(config.tune.cpus_per_trial)
-    say(f"Searching over {', '.join(drawn[0])}: {len(drawn)} trials, {num_concurrent} at a time")
+    progress.log(f"Searching over {', '.join(drawn[0])}: {len(drawn)} trials, {num_concurrent} at a time")
     trial = _trial_on(data, run, config, drawn, directory)
-    _Lines.tell, _Lines.num_trials = say, len(drawn)
+    _Lines.tell, _Lines.num_trials = progress.log, len(drawn)
     tuner = (
         tune.Tuner.restore(directory, trial, resume_errored=True)
         if resume

@@ -8,7 +8,6 @@ first trial has the configuration's own: a search never ends with worse on valid
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,11 @@ from leader_platform.artifacts import Run
 from leader_platform.config import LeaderConfig, StudentConfig, TuneConfig, fingerprint, to_yaml
 from leader_platform.data.dataset import PreparedData
 from leader_platform.errors import RunError, UserError
+from leader_platform.progress import Progress
 
 TUNE = "tune"
 RECIPE_FILE, TRIALS_FILE = "best.yaml", "trials.parquet"
 Settings = dict[str, Any]
-Say = Callable[[str], None]
 
 
 def draw_settings(student: StudentConfig, search: TuneConfig, num_trials: int) -> list[Settings]:
@@ -92,20 +91,20 @@ def check(
 
 
 def tune_student(
-    data: PreparedData, run: Run, config: LeaderConfig, num_trials: int, say: Say, *, resume: bool, only: bool
+    data: PreparedData, run: Run, config: LeaderConfig, num_trials: int, progress: Progress, *, resume: bool, only: bool
 ) -> None:
     """Search, and write the run's `tune/`: the best configuration as a recipe file, and a table of all trials."""
     from leader_jobs.trials import run_trials
 
     missing = check(data, run, config, num_trials, resume=resume, only=only)
     if missing:
-        say(f"Stages to run before the search: {', '.join(missing)}.")
+        progress.log(f"Stages to run before the search: {', '.join(missing)}.")
     for name in missing:
-        pipeline.run_stage(name, data, run, config, resume, say)
+        pipeline.run_stage(name, data, run, config, resume, progress)
     key = tune_key(data, run, config, num_trials)
     drawn = draw_settings(config.student, config.tune, num_trials)
     scratch = run.scratch(TUNE, key)
-    rows = run_trials(data, run, config, drawn, scratch, resume and not missing, say)
+    rows = run_trials(data, run, config, drawn, scratch, resume and not missing, progress)
     best = max(rows, key=lambda row: row["best_prauc"])
     if best["epochs"] == 0:
         raise RunError(f"No trial ended an epoch; the first failed with: {rows[0]['failure']}")
@@ -115,4 +114,4 @@ def tune_student(
         storage.write_bytes(storage.join(directory, RECIPE_FILE), to_yaml(chosen).encode())
         storage.write_parquet(storage.join(directory, TRIALS_FILE), pa.Table.from_pylist(rows))
     storage.remove(scratch)
-    say(f"Best of {num_trials} trials: trial {best['trial']}, validation PRAUC {best['best_prauc']:.4f}.")
+    progress.log(f"Best of {num_trials} trials: trial {best['trial']}, validation PRAUC {best['best_prauc']:.4f}.")

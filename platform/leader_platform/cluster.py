@@ -11,7 +11,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from leader_platform import cluster_processes
 from leader_platform.cluster_state import WAY_OUT, ClusterState, environment_token, get_json, require_listening
 from leader_platform.errors import RunError, UserError
+from leader_platform.progress import Progress
 
 _START_PATIENCE_S = 120.0
 _STOP_PATIENCE_S = 5.0
@@ -147,14 +148,14 @@ def status(state: ClusterState) -> dict[str, Any]:
     }
 
 
-def wait_for_nodes(state: ClusterState, wanted: int, say: Callable[[str], None]) -> None:
+def wait_for_nodes(state: ClusterState, wanted: int, progress: Progress) -> None:
     """Until `wanted` nodes are up, saying how many are; `RunError` where they are not within half an hour, in which a
     machine can install everything."""
     deadline, told = time.monotonic() + _NODES_PATIENCE_S, -1
     while told < wanted:
         up = sum(node["state"] == "ALIVE" for node in status(state)["nodes"])
         if up != told:
-            say(f"{up} of {wanted} nodes are up")
+            progress.log(f"{up} of {wanted} nodes are up")
         told = up
         if up < wanted and time.monotonic() > deadline:
             raise RunError(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from leader_platform.cluster_state import ClusterState, get_json
 from leader_platform.errors import RunError, UserError, find_cause
+from leader_platform.progress import Progress, Status, line_of, read_mark
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -39,12 +40,12 @@ def submit_and_follow(
     state: ClusterState,
     arguments: list[str],
     name: str,
-    on_line: Callable[[str], None],
+    progress: Progress,
     working_environment: dict[str, str] | None = None,
     entrypoint_module: str = "leader_jobs",
     writes: str | None = None,
 ) -> None:
-    """Run `python -m leader_jobs ARGUMENTS` as a job called `name`, handing each line of its log to `on_line`.
+    """Run `python -m leader_jobs ARGUMENTS` as a job called `name`, showing its log and its tasks by `progress`.
 
     The job's folder is not the caller's: paths in `arguments` must be absolute. Raises `UserError` or `RunError` with
     the sentence that the job printed, `RunError` with its last lines if it printed none. Ctrl-C leaves the job running;
@@ -61,23 +62,31 @@ def submit_and_follow(
         metadata={"name": name} | ({"writes": writes} if writes else {}),
         runtime_env={"env_vars": working_environment} if working_environment else None,
     )
-    _watch(client, job_id, name, on_line)
+    _watch(client, job_id, name, progress)
 
 
-def attach(state: ClusterState, job_id: str, on_line: Callable[[str], None]) -> None:
+def attach(state: ClusterState, job_id: str, progress: Progress) -> None:
     """Follow a job that runs, or ran, from its first line, as the command did that submitted it."""
     job = find_job(state, job_id)
-    _watch(_client(state), job["job_id"], job["name"] or job["job_id"], on_line)
+    _watch(_client(state), job["job_id"], job["name"] or job["job_id"], progress)
 
 
 def read_log(state: ClusterState, job_id: str) -> list[str]:
     """The lines of a job's log so far, without Ray's own remarks."""
     job = find_job(state, job_id)
-    lines: list[str] = []
-    log = _Log(lines.append)
+    lines: list[tuple[int | None, str]] = []  # each with the task that it is about
+
+    def add_tasks(statuses: list[Status]) -> None:
+        # Only the last of what one task reported in a row.
+        if lines and lines[-1][0] == statuses[-1].id:
+            lines.pop()
+        lines.append((statuses[-1].id, line_of(statuses)))
+
+    log = _Log(lambda line: lines.append((None, line)), add_tasks)
     log.take(_client(state).get_job_logs(job["job_id"]), 0)
     log.close()
-    return lines if log.error is None else [*lines, _failure(log.error)[1]]
+    texts = [text for _, text in lines]
+    return texts if log.error is None else [*texts, _failure(log.error)[1]]
 
 
 def stop(state: ClusterState, job_id: str) -> bool:
@@ -105,14 +114,17 @@ def find_job(state: ClusterState, job_id: str) -> dict[str, Any]:
     return found
 
 
-def _watch(client: JobSubmissionClient, job_id: str, name: str, on_line: Callable[[str], None]) -> None:
-    log = _Log(on_line)
+def _watch(client: JobSubmissionClient, job_id: str, name: str, progress: Progress) -> None:
     try:
-        asyncio.run(_follow(client, job_id, log))
+        with progress.task(name), progress.mirror() as mirror:
+            log = _Log(progress.log, mirror.show)
+            asyncio.run(_follow(client, job_id, log))
+            _raise_failure(client, job_id, name, log)
     except KeyboardInterrupt:
-        on_line(f"Job {job_id} goes on; `leader jobs attach` follows it again, `leader jobs stop {job_id}` ends it.")
+        progress.log(
+            f"Job {job_id} goes on; `leader jobs attach` follows it again, `leader jobs stop {job_id}` ends it."
+        )
         raise
-    _raise_failure(client, job_id, name, log)
 
 
 def _refuse_second(state: ClusterState, writes: str) -> None:
@@ -157,13 +169,13 @@ def tell_failure() -> Iterator[None]:
 
 
 class _Log:
-    """A job's log as it comes in: chunks of any length in, whole lines out, the error line kept back."""
+    """A job's log as it comes in: chunks of any length in, whole lines and tasks out, the error line kept back."""
 
-    def __init__(self, on_line: Callable[[str], None]) -> None:
+    def __init__(self, on_line: Callable[[str], object], on_tasks: Callable[[list[Status]], object]) -> None:
         self.num_seen = 0
         self.error: str | None = None
         self.last: deque[str] = deque(maxlen=5)
-        self._on_line = on_line
+        self._on_line, self._on_tasks = on_line, on_tasks
         self._rest = ""
 
     def take(self, text: str, position: int) -> None:
@@ -182,7 +194,13 @@ class _Log:
     def _line(self, line: str) -> None:
         if line.startswith(ERROR_PREFIX):
             self.error = line
-        elif not any(remark in line for remark in _RAYS_OWN):
+            return
+        line, statuses = read_mark(line)
+        if statuses:
+            self._on_tasks(statuses)
+            if not line:
+                return
+        if not any(remark in line for remark in _RAYS_OWN):
             self.last.append(line)
             self._on_line(line)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from leader_platform.dashboard import is_local, last_line
 from leader_platform.errors import RunError, UserError
+from leader_platform.progress import SILENT, Progress
 from leader_serve.dashboard import Dashboard
 from leader_serve.plans import Running
 from leader_serve.releases import APPLICATION, TEACHER_APPLICATIONS, IngressArguments
@@ -20,13 +21,11 @@ OURS = (APPLICATION, *TEACHER_APPLICATIONS.values())
 _SHUTDOWN_TIMEOUT_S = 90.0
 _FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
-Say = Callable[[str], None]
-
 
 def deploy(
     dashboard_url: str,
     config: dict[str, Any],
-    on_progress: Say = lambda _: None,
+    progress: Progress = SILENT,
     *,
     timeout_s: float = 900,
     token: str | None = None,
@@ -48,7 +47,7 @@ def deploy(
     _check_port(details, here, **config["http_options"])
     dashboard.put(config)
     names = [application["name"] for application in config["applications"]]
-    _wait_until_running(dashboard, names, on_progress, time.monotonic() + timeout_s)
+    _wait_until_running(dashboard, names, progress, time.monotonic() + timeout_s)
 
 
 def running(dashboard_url: str, token: str | None = None) -> Running | None:
@@ -144,7 +143,7 @@ def _is_ending(details: dict[str, Any], name: str) -> bool:
     return bool(details["applications"].get(name, {}).get("status") == "DELETING")
 
 
-def _wait_until_running(dashboard: Dashboard, names: Sequence[str], on_progress: Say, deadline: float) -> None:
+def _wait_until_running(dashboard: Dashboard, names: Sequence[str], progress: Progress, deadline: float) -> None:
     told = ""
     while True:
         details = dashboard.details()
@@ -153,7 +152,7 @@ def _wait_until_running(dashboard: Dashboard, names: Sequence[str], on_progress:
             application["status"] = "NOT_STARTED"
         line = _progress(application)
         if line != told:
-            on_progress(line)
+            progress.log(line)
             told = line
         if application["status"] == "RUNNING":
             return

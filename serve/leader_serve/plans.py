@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from leader_platform.artifacts import STUDENT, TEACHER, Run
 from leader_platform.config import LeaderConfig
 from leader_platform.dashboard import is_local
 from leader_platform.errors import UserError
+from leader_platform.progress import SILENT, Progress
 from leader_serve.keys import read_keys
 from leader_serve.releases import (
     APPLICATION,
@@ -30,8 +31,6 @@ from leader_serve.schemas import ReleaseName
 # Access logs would hold a line a request; what a hospital must audit belongs to the proxy before this one.
 _LOGGING = {"enable_access_log": False}
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Running:
@@ -45,7 +44,7 @@ def prepare(
     run: str,
     config: LeaderConfig,
     with_teacher: bool = True,
-    say: Say = lambda _: None,
+    progress: Progress = SILENT,
     running: Running | None = None,
     canary_percent: float | None = None,
 ) -> dict[str, Any]:
@@ -53,7 +52,7 @@ def prepare(
     beside it. The run is checked first.
 
     Raises `UserError` without a trained student or, where others reach the port, without keys. A missing teacher is
-    told to `say` and left out.
+    logged and left out.
     """
     opened = Run(run)
     if not opened.has(STUDENT):
@@ -66,7 +65,7 @@ def prepare(
     # A damaged run is refused here, in a sentence, and not in a replica's log.
     new = IngressArguments(stable=Release.of(storage.absolute(run), teacher), serve=config.serve)
     if wanted and not teacher:
-        say(
+        progress.log(
             f"The run has no teacher, so the student answers every request; "
             f"`leader train --stage teacher --run {run}` makes one."
         )

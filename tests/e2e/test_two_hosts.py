@@ -27,6 +27,7 @@ from leader_platform.artifacts import Run
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.data.synthetic import write_raw
+from leader_platform.progress import SILENT
 from leader_platform.ray_session import ray_session
 from leader_platform.settings import load_config
 from leader_serve.schemas import request_of_sample
@@ -137,7 +138,7 @@ def cluster() -> Iterator[Cluster]:
         config = load_config(LeaderConfig(), None, [setting for setting in SETTINGS if "host" not in setting])
         write_raw("mimic4", folder / "raw", 60, seed=3)
         with ray_session(num_cpus=2):
-            prepare(PrepareArguments("mimic4", str(folder / "raw"), str(folder / "data")), config, lambda _: None)
+            prepare(PrepareArguments("mimic4", str(folder / "raw"), str(folder / "data")), config, SILENT)
         data = PreparedData(str(folder / "data"))
         cluster = Cluster(head, worker, folder, environment, data, run_with_features(folder / "run", data, config))
         cluster.file.write_text(yaml.safe_dump(cluster_file(head, worker, key)))

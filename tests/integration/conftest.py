@@ -17,6 +17,7 @@ from leader_jobs.prepare import PrepareArguments, prepare
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.data.synthetic import write_raw
+from leader_platform.progress import LineProgress
 from leader_platform.recipes import quickstart
 from leader_platform.settings import load_config
 
@@ -128,5 +129,5 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def data(ray_local: None, raw: Path, config: LeaderConfig, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     out = str(tmp_path_factory.mktemp("prepared") / "data")
-    prepare(PrepareArguments("mimic4", str(raw), out), config, print)
+    prepare(PrepareArguments("mimic4", str(raw), out), config, LineProgress(print))
     return PreparedData(out)

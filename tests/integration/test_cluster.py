@@ -23,6 +23,7 @@ from leader_platform import cluster, cluster_processes, ray_jobs
 from leader_platform.cluster_head import _free_port
 from leader_platform.cluster_state import ClusterState
 from leader_platform.errors import RunError, UserError
+from leader_platform.progress import LineProgress
 from leader_platform.ray_jobs import submit_and_follow
 
 pytestmark = pytest.mark.slow
@@ -115,7 +116,9 @@ def test_jobs_are_followed_and_their_failures_told(home: Path, state: ClusterSta
     lines: list[str] = []
 
     def run(what: str) -> None:
-        submit_and_follow(state, [what], f"toy {what}", lines.append, environment, entrypoint_module="toy_stage")
+        submit_and_follow(
+            state, [what], f"toy {what}", LineProgress(lines.append), environment, entrypoint_module="toy_stage"
+        )
 
     run("good")
     assert "answer 42" in lines
@@ -145,7 +148,9 @@ def test_a_job_whose_terminal_is_gone_is_listed_read_followed_and_stopped(
 
     def follow() -> None:
         with suppress(RunError):
-            submit_and_follow(state, ["wait"], "toy wait", lines.put, {"PYTHONPATH": str(tmp_path)}, "toy_stage")
+            submit_and_follow(
+                state, ["wait"], "toy wait", LineProgress(lines.put), {"PYTHONPATH": str(tmp_path)}, "toy_stage"
+            )
 
     terminal = threading.Thread(target=follow, daemon=True)
     terminal.start()

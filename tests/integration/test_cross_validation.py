@@ -16,6 +16,7 @@ from leader_platform.artifacts import EVALUATION, Run
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.errors import RunError, UserError
+from leader_platform.progress import LineProgress
 from leader_platform.settings import load_config
 
 pytestmark = pytest.mark.slow
@@ -58,20 +59,20 @@ def test_an_interrupted_cross_validation_goes_on_and_judges_every_sample_once(
 ) -> None:
     run, trained = Run(str(tmp_path / "run")), []
 
-    def fails_on_the_second(part: answers.Part, models: object, say: object) -> None:
+    def fails_on_the_second(part: answers.Part, models: object, progress: object) -> None:
         trained.append(part.name)
         if len(trained) == 2:
             raise RunError("the machine went down")
-        whole(part, models, say)  # type: ignore[arg-type]
+        whole(part, models, progress)  # type: ignore[arg-type]
 
     whole = answers.train
     monkeypatch.setattr("leader_jobs.evaluate.train", fails_on_the_second)
     with pytest.raises(RunError):
-        evaluate(data, run, folded, print)
+        evaluate(data, run, folded, LineProgress(print))
     assert not run.has(EVALUATION)
     first = run.path("cross_validation", "2-folds-0", "fold-0", "seed-0")
     made = Run(first).manifest("student_alone")["id"]
-    result = evaluate(data, run, folded, print)
+    result = evaluate(data, run, folded, LineProgress(print))
     assert Run(first).manifest("student_alone")["id"] == made, "what was trained before was trained again"
     everything = [s for split in ("train", "validation", "test") for s in data.samples(split)["sample_id"].to_pylist()]
     samples = storage.read_parquet(run.path(EVALUATION, SAMPLES_FILE)).to_pylist()
@@ -87,7 +88,7 @@ def test_an_interrupted_cross_validation_goes_on_and_judges_every_sample_once(
 def test_seeds_train_models_anew_on_the_same_patients(data: PreparedData, folded: LeaderConfig, tmp_path: Path) -> None:
     run = Run(str(tmp_path / "run"))
     settings = ["evaluate.protocol=split", "evaluate.num_seeds=2", "evaluate.models=[student_without_teacher]"]
-    result = evaluate(data, run, load_config(folded, None, settings), print)
+    result = evaluate(data, run, load_config(folded, None, settings), LineProgress(print))
     assert result["protocol"]["seeds"] == [0, 1]
     weights = [Path(r.path("student_alone", "model.safetensors")) for r in (run, Run(run.path("seeds", "seed-1")))]
     assert weights[0].read_bytes() != weights[1].read_bytes()
@@ -95,10 +96,10 @@ def test_seeds_train_models_anew_on_the_same_patients(data: PreparedData, folded
 
 def test_more_folds_than_patients_are_refused(data: PreparedData, folded: LeaderConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot fill 99 folds"):
-        evaluate(data, Run(str(tmp_path)), load_config(folded, None, ["evaluate.folds=99"]), print)
+        evaluate(data, Run(str(tmp_path)), load_config(folded, None, ["evaluate.folds=99"]), LineProgress(print))
 
 
 def test_a_model_that_is_not_known_is_named(data: PreparedData, folded: LeaderConfig, tmp_path: Path) -> None:
     unknown = load_config(folded, None, ["evaluate.protocol=split", "evaluate.models=[gamenet]"])
     with pytest.raises(UserError, match="no baseline 'gamenet'"):
-        evaluate(data, Run(str(tmp_path)), unknown, print)
+        evaluate(data, Run(str(tmp_path)), unknown, LineProgress(print))

@@ -14,6 +14,7 @@ from leader_platform.artifacts import Run
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.errors import UserError
+from leader_platform.progress import SILENT
 from leader_platform.settings import load_config
 
 pytestmark = pytest.mark.slow
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.slow
 def test_a_full_disk_is_told_in_a_sentence(data: PreparedData, config: LeaderConfig, small_disk: Path) -> None:
     """Met by a worker, when it writes its first checkpoint."""
     with pytest.raises(UserError, match=f"There is no room left for {small_disk}/run, or for temporary files"):
-        pipeline.train("student", data, Run(str(small_disk / "run")), config, lambda _: None)
+        pipeline.train("student", data, Run(str(small_disk / "run")), config, SILENT)
     assert not (small_disk / "run/student_alone").exists()
 
 
@@ -31,7 +32,7 @@ def test_a_killed_worker_changes_nothing(data: PreparedData, config: LeaderConfi
     settings = ["student.max_epochs=24", "student.patience=24", "student.checkpoint_epochs=4", "student.batch_size=4"]
     long = load_config(config, None, settings)
     undisturbed, disturbed = Run(str(tmp_path / "a")), Run(str(tmp_path / "b"))
-    pipeline.train("student", data, undisturbed, long, lambda _: None)
+    pipeline.train("student", data, undisturbed, long, SILENT)
     kill_once, kills = kill_at("epoch 10")
     pipeline.train("student", data, disturbed, long, kill_once)
     assert len(kills) == 1

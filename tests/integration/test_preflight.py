@@ -11,6 +11,7 @@ from leader_jobs.preflight import Check, look
 from leader_jobs.requests import Request
 from leader_platform.config import LeaderConfig
 from leader_platform.errors import UserError
+from leader_platform.progress import LineProgress
 from leader_platform.software import differences, installed
 
 pytestmark = pytest.mark.slow
@@ -21,7 +22,7 @@ def test_nodes_with_the_same_software_and_folders_are_ready(ray_local: None, tmp
     request = Request(kind="train", config=LeaderConfig(), data=str(tmp_path), run=str(tmp_path / "new" / "run"))
     with preflight._marked(preflight._on_disk(request.reads_and_writes)) as marks:
         assert set(marks) == {str(tmp_path), str(tmp_path / "new" / "run")}
-        look(Check(software=installed(), marks=marks), said.append)
+        look(Check(software=installed(), marks=marks), LineProgress(said.append))
     assert said == ["1 nodes are ready"]
     assert list(tmp_path.iterdir()) == []
 

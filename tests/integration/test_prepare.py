@@ -20,6 +20,7 @@ from leader_platform.data.drugs import DrugMap
 from leader_platform.data.samples import SPLITS
 from leader_platform.data.sources import SOURCES
 from leader_platform.errors import UserError, find_cause
+from leader_platform.progress import LineProgress
 from leader_platform.settings import load_config
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,7 @@ def test_hand_written_patients_become_what_stands_beside_them(
 ) -> None:
     raw = write_hosp(tmp_path / "raw")
     settings = load_config(config, None, ["prompt.history_visits=3"])
-    manifest = prepare(PrepareArguments("mimic4", str(raw), str(tmp_path / "data")), settings, print)
+    manifest = prepare(PrepareArguments("mimic4", str(raw), str(tmp_path / "data")), settings, LineProgress(print))
     assert manifest["flow"] == FLOW
     assert manifest["coverage"]["most_frequent_unmapped"] == UNMAPPED
     assert rows(pq.read_table(tmp_path / "data/visits")) == VISITS
@@ -67,7 +68,7 @@ def test_training_on_one_icd_version_tests_on_both(
 ) -> None:
     of_nine = load_config(config, None, ["data.train_icd_version=9"])
     out = str(tmp_path / "data")
-    prepare(PrepareArguments("mimic4", str(raw), out), of_nine, print)
+    prepare(PrepareArguments("mimic4", str(raw), out), of_nine, LineProgress(print))
     prepared = PreparedData(out)
     assert {code.split(":")[0] for code in list(prepared.vocabulary.codes["diagnoses"])[2:]} == {"ICD9CM"}
     assert prepared.samples("test", ["sample_id"]).equals(data.samples("test", ["sample_id"]))
@@ -82,7 +83,7 @@ def test_more_shards_and_a_second_run_give_the_same_data(
     ray_local: None, raw: Path, data: PreparedData, config: LeaderConfig, tmp_path: Path
 ) -> None:
     again = load_config(config, None, ["data.shard_rows=500"])
-    prepare(PrepareArguments("mimic4", str(raw), str(tmp_path / "data")), again, print)
+    prepare(PrepareArguments("mimic4", str(raw), str(tmp_path / "data")), again, LineProgress(print))
     sharded = PreparedData(str(tmp_path / "data"))
     assert len(sharded.sample_parts("train")) > len(data.sample_parts("train")) == 1
     for split in SPLITS:
@@ -101,7 +102,9 @@ def test_a_table_cut_short_is_told_in_a_sentence_and_leaves_nothing(
     table = tmp_path / "raw/hosp/prescriptions.csv.gz"
     table.write_bytes(table.read_bytes()[: table.stat().st_size // 2])
     with pytest.raises(Exception, match="prescriptions") as raised:
-        prepare(PrepareArguments("mimic4", str(tmp_path / "raw"), str(tmp_path / "out/data")), config, print)
+        prepare(
+            PrepareArguments("mimic4", str(tmp_path / "raw"), str(tmp_path / "out/data")), config, LineProgress(print)
+        )
     cause = find_cause(raised.value, (UserError,))
     assert cause is not None
     assert "prescriptions.csv.gz is damaged, cut short or out of reach" in str(cause)
@@ -109,12 +112,12 @@ def test_a_table_cut_short_is_told_in_a_sentence_and_leaves_nothing(
 
 
 def test_a_failed_run_keeps_the_old_data_set(ray_local: None, raw: Path, config: LeaderConfig, tmp_path: Path) -> None:
-    old = prepare(PrepareArguments("mimic4", str(raw), str(tmp_path / "data")), config, print)
+    old = prepare(PrepareArguments("mimic4", str(raw), str(tmp_path / "data")), config, LineProgress(print))
     shutil.copytree(raw, tmp_path / "raw")
     with gzip.open(tmp_path / "raw/hosp/diagnoses_icd.csv.gz", "at") as table:
         table.write("not,a,row\n")
     with pytest.raises(Exception, match="diagnoses"):
-        prepare(PrepareArguments("mimic4", str(tmp_path / "raw"), str(tmp_path / "data")), config, print)
+        prepare(PrepareArguments("mimic4", str(tmp_path / "raw"), str(tmp_path / "data")), config, LineProgress(print))
     assert PreparedData(str(tmp_path / "data")).manifest == old
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "raw"]
 
@@ -124,10 +127,12 @@ def test_an_object_store_is_read_and_written(
 ) -> None:
     file_system, bucket = storage.filesystem(object_store)
     pafs.copy_files(str(write_hosp(tmp_path / "raw")), f"{bucket}/raw", destination_filesystem=file_system)
-    manifest = prepare(PrepareArguments("mimic4", f"{object_store}/raw", f"{object_store}/data"), config, print)
+    manifest = prepare(
+        PrepareArguments("mimic4", f"{object_store}/raw", f"{object_store}/data"), config, LineProgress(print)
+    )
     assert manifest["flow"] == FLOW
     remote = PreparedData(f"{object_store}/data")
-    prepare(PrepareArguments("mimic4", str(tmp_path / "raw"), str(tmp_path / "data")), config, print)
+    prepare(PrepareArguments("mimic4", str(tmp_path / "raw"), str(tmp_path / "data")), config, LineProgress(print))
     local = PreparedData(str(tmp_path / "data"))
     assert remote.fingerprint == local.fingerprint
     assert remote.samples("train").equals(local.samples("train"))

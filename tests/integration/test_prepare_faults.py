@@ -17,18 +17,19 @@ from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.data.samples import SPLITS
 from leader_platform.errors import UserError, find_cause
+from leader_platform.progress import LineProgress
 
 pytestmark = pytest.mark.slow
 
 
 def prepared(source: str, raw: Path, out: Path, config: LeaderConfig) -> PreparedData:
-    prepare(PrepareArguments(source, str(raw), str(out)), config, print)
+    prepare(PrepareArguments(source, str(raw), str(out)), config, LineProgress(print))
     return PreparedData(str(out))
 
 
 def failure(raw: Path, out: Path, config: LeaderConfig) -> str:
     with pytest.raises(Exception) as raised:  # noqa: PT011 - Ray wraps the sentence
-        prepare(PrepareArguments("mimic4", str(raw), str(out)), config, print)
+        prepare(PrepareArguments("mimic4", str(raw), str(out)), config, LineProgress(print))
     cause = find_cause(raised.value, (UserError,))
     assert cause is not None, raised.value
     return str(cause)
@@ -87,8 +88,10 @@ import sys
 from leader_jobs.prepare import PrepareArguments, prepare
 from leader_platform.config import LeaderConfig
 from leader_platform.ray_session import ray_session
+from leader_platform.progress import LineProgress
 with ray_session(num_cpus=2):
-    prepare(PrepareArguments("mimic4", sys.argv[1], sys.argv[2]), LeaderConfig(), lambda line: print(line, flush=True))
+    progress = LineProgress(lambda line: print(line, flush=True))
+    prepare(PrepareArguments("mimic4", sys.argv[1], sys.argv[2]), LeaderConfig(), progress)
 """
 
 

@@ -30,6 +30,7 @@ from leader_platform.errors import UserError
 from leader_platform.features import read_features
 from leader_platform.models.teacher import load_head
 from leader_platform.predict import StudentPredictor, TeacherPredictor
+from leader_platform.progress import LineProgress
 from leader_platform.settings import load_config
 
 pytestmark = pytest.mark.slow
@@ -43,8 +44,8 @@ def do_nothing(_: str) -> None:
 def run(data: PreparedData, config: LeaderConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with every stage done."""
     run = Run(str(tmp_path_factory.mktemp("run")))
-    assert pipeline.train("all", data, run, config, print) == ["teacher", "features", "titles", "distill"]
-    pipeline.train("student", data, run, config, print)
+    assert pipeline.train("all", data, run, config, LineProgress(print)) == ["teacher", "features", "titles", "distill"]
+    pipeline.train("student", data, run, config, LineProgress(print))
     return run
 
 
@@ -108,7 +109,7 @@ def test_features_of_a_killed_run_are_finished_and_not_doubled(
     assert 0 < len(finished) < total, "the process was not killed halfway"
 
     said: list[str] = []
-    assert pipeline.train("features", data, killed, slow, said.append) == ["features"]
+    assert pipeline.train("features", data, killed, slow, LineProgress(said.append)) == ["features"]
     assert any(f"({len(finished)} of them already there)" in line for line in said)
     for split in SPLITS:
         expected = read_features(run, data, split, "hidden_state")
@@ -168,7 +169,7 @@ def test_evaluation_covers_models_and_groups(run: Run, data: PreparedData, confi
 
 def test_what_is_current_is_not_made_again(run: Run, data: PreparedData, config: LeaderConfig) -> None:
     said: list[str] = []
-    assert pipeline.train("all", data, run, config, said.append) == []
+    assert pipeline.train("all", data, run, config, LineProgress(said.append)) == []
     assert "Nothing to do" in said[0]
     narrower = load_config(config, None, ["student.width=32"])
     assert pipeline.plan("all", data, run, narrower, force=False, only=False) == ["distill"]
@@ -210,7 +211,7 @@ def test_more_than_the_cluster_has_is_refused(
 def test_nodes_are_waited_for_where_a_cluster_grows(ray_local: None) -> None:
     said: list[str] = []
     with pytest.raises(UserError, match=r"has after 1 s one node with 2 CPU"):
-        require_room({"CPU": 3.0}, 1, "Training", 1.0, said.append)
+        require_room({"CPU": 3.0}, 1, "Training", 1.0, LineProgress(said.append))
     assert said == ["Waiting up to 1 s for nodes with 1 x 3 CPU."]
 
 

@@ -19,6 +19,7 @@ from leader_platform import storage
 from leader_platform.artifacts import Run
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
+from leader_platform.progress import SILENT, LineProgress
 from leader_platform.settings import load_config
 
 pytestmark = pytest.mark.slow
@@ -37,7 +38,7 @@ def search(config: LeaderConfig) -> LeaderConfig:
 def undisturbed(data: PreparedData, search: LeaderConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = run_with_features(tmp_path_factory.mktemp("tuned"), data, search)
     said: list[str] = []
-    tune_student(data, run, search, NUM_TRIALS, said.append, resume=False, only=True)
+    tune_student(data, run, search, NUM_TRIALS, LineProgress(said.append), resume=False, only=True)
     assert [line for line in said if f"of {NUM_TRIALS}: " in line], said
     return run
 
@@ -58,7 +59,7 @@ def test_a_search_leaves_a_recipe_and_a_table(undisturbed: Run, search: LeaderCo
 
 def test_training_with_the_recipe_gives_the_prauc_that_the_search_saw(undisturbed: Run, data: PreparedData) -> None:
     chosen = load_config(LeaderConfig(), undisturbed.path("tune", RECIPE_FILE))
-    assert pipeline.train("distill", data, undisturbed, chosen, lambda _: None) == ["distill"]
+    assert pipeline.train("distill", data, undisturbed, chosen, SILENT) == ["distill"]
     trained = storage.read_json(undisturbed.path("student", "config.json"))
     assert trained["validation_prauc"] == pytest.approx(undisturbed.manifest("tune")["best"]["best_prauc"], abs=1e-5)
 
@@ -85,7 +86,7 @@ def test_a_killed_search_goes_on_and_ends_as_an_undisturbed_one(
     assert alive == []
     assert not storage.exists(run.path("tune"))
 
-    tune_student(data, run, search, NUM_TRIALS, lambda _: None, resume=True, only=True)
+    tune_student(data, run, search, NUM_TRIALS, SILENT, resume=True, only=True)
     expected, actual = (storage.read_parquet(made.path("tune", TRIALS_FILE)).to_pylist() for made in (undisturbed, run))
     # Which trials ASHA ends depends on which are first; those that ended by themselves are the same.
     for one, other in zip(expected, actual, strict=True):

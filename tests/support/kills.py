@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import psutil
 
+from leader_platform.progress import LineProgress, Progress
 
-def kill_at(place: str) -> tuple[Callable[[str], None], list[int]]:
-    """A `say` for a stage that kills its worker once, when a line of progress has `place` ("step 25"); and the process
-    ids that it killed."""
+
+def kill_at(place: str) -> tuple[Progress, list[int]]:
+    """A stage's progress that kills its worker once, when a line has `place` ("step 25"); and the process ids that it
+    killed."""
     kills: list[int] = []
 
-    def say(line: str) -> None:
+    def write(line: str) -> None:
         if f"{place} " in f"{line} " and not kills:
             for process in psutil.Process().children(recursive=True):
                 if "RayTrainWorker" in " ".join(process.cmdline()):
                     kills.append(process.pid)
                     process.kill()
 
-    return say, kills
+    return LineProgress(write), kills

@@ -177,7 +177,7 @@ def test_a_session_without_a_cluster_at_its_address(monkeypatch: pytest.MonkeyPa
 
 def test_a_log_is_read_once_however_it_comes() -> None:
     lines: list[str] = []
-    log = _Log(lines.append)
+    log = _Log(lines.append, lambda tasks: None)
     text = "Running entrypoint for job x: python\none\ntwo\nLEADER-ERROR 2 No such file.\nthree"
     log.take(text[:40], 0)
     log.take(text[:20], 0)

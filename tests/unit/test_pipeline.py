@@ -21,6 +21,7 @@ from leader_platform.artifacts import FEATURES, STUDENT, TEACHER, Run
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import FORMAT_VERSION, PreparedData
 from leader_platform.errors import UserError
+from leader_platform.progress import LineProgress
 from leader_platform.settings import load_config
 
 DEFAULT = LeaderConfig()
@@ -154,7 +155,8 @@ def test_train_runs_the_plan_in_order_and_says_so(
     monkeypatch.setattr(pipeline, "run_stage", lambda name, *_: ran.append(name))
     said: list[str] = []
     make(run, data, "teacher")
-    assert pipeline.train("all", data, run, DEFAULT, said.append) == ["features", "titles", "distill"] == ran
+    steps = pipeline.train("all", data, run, DEFAULT, LineProgress(said.append))
+    assert steps == ["features", "titles", "distill"] == ran
     assert said == ["Stages to run: features, titles, distill."]
 
 
@@ -166,7 +168,7 @@ def test_a_student_that_reads_no_titles_needs_none(data: PreparedData, run: Run)
 def test_train_with_nothing_to_do_says_how_to_do_it_again(data: PreparedData, run: Run) -> None:
     said: list[str] = []
     make(run, data, "student")
-    assert pipeline.train("student", data, run, DEFAULT, said.append) == []
+    assert pipeline.train("student", data, run, DEFAULT, LineProgress(said.append)) == []
     assert "--force" in said[0]
 
 
@@ -275,4 +277,4 @@ def test_models_of_another_data_set_are_not_evaluated(tmp_path: Path, data: Prep
     with run.product(STUDENT, "s", LeaderConfig(), {"data": "another"}):
         pass
     with pytest.raises(UserError, match="made from another data set"):
-        evaluate(data, run, with_settings("evaluate.models=[student]"), print)
+        evaluate(data, run, with_settings("evaluate.models=[student]"), LineProgress(print))

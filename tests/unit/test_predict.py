@@ -25,6 +25,7 @@ from leader_platform.errors import UserError
 from leader_platform.models.code_book import CodeBook
 from leader_platform.models.student import Student
 from leader_platform.predict import CODE_BOOK_FILE, CONFIG_FILE, WEIGHTS_FILE, StudentPredictor
+from leader_platform.progress import SILENT, LineProgress
 from leader_platform.runs import METRICS_FILE, SAMPLES_FILE
 from leader_platform.settings import load_config
 
@@ -145,9 +146,9 @@ def with_models(*names: str) -> LeaderConfig:
 def test_an_evaluation_tells_of_baselines_and_every_model_that_is_there(tmp_path: Path, data: PreparedData) -> None:
     run, said = Run(str(tmp_path)), []
     config = with_models("popularity", "student", "teacher")
-    assert set(evaluate(data, run, config, said.append)["models"]) == {"popularity"}
+    assert set(evaluate(data, run, config, LineProgress(said.append))["models"]) == {"popularity"}
     write_student(run, data)
-    result = evaluate(data, run, config, said.append)
+    result = evaluate(data, run, config, LineProgress(said.append))
     assert set(result["models"]) == {"popularity", "student"}
     assert json.loads(storage.read_bytes(run.path(EVALUATION, METRICS_FILE))) == result
     for groups in result["models"].values():
@@ -166,7 +167,7 @@ def test_an_evaluation_tells_of_baselines_and_every_model_that_is_there(tmp_path
 
 
 def test_popularity_and_prescriptions_are_as_counted_by_hand(tmp_path: Path, data: PreparedData) -> None:
-    result = evaluate(data, Run(str(tmp_path)), with_models("popularity"), lambda line: None)
+    result = evaluate(data, Run(str(tmp_path)), with_models("popularity"), SILENT)
     popular = result["models"]["popularity"]["all"]
     # N02B is in all six visits, B01A and C03C in two each, the other three in one each; more choices pay off at no
     # threshold, so N02B alone is chosen.
@@ -191,8 +192,6 @@ def test_a_label_that_no_training_patient_had_counts_as_missed(tmp_path: Path, d
     storage.write_json(
         str(folder / "vocabulary.json"), data.vocabulary.model_copy(update={"codes": codes}).model_dump()
     )
-    result = evaluate(
-        PreparedData(str(folder)), Run(str(tmp_path / "run")), with_models("popularity"), lambda line: None
-    )
+    result = evaluate(PreparedData(str(folder)), Run(str(tmp_path / "run")), with_models("popularity"), SILENT)
     assert result["protocol"]["num_classes"] == len(data.vocabulary.medications)
     assert result["prescriptions"]["all"]["medications_per_visit"][0] == pytest.approx(13 / 6, abs=1e-5)

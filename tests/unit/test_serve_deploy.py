@@ -13,6 +13,7 @@ from support.served import CONFIG, trained
 
 from leader_platform.config import LeaderConfig
 from leader_platform.errors import RunError, UserError
+from leader_platform.progress import LineProgress
 from leader_platform.settings import load_config
 from leader_serve import deploy as deployment
 from leader_serve.dashboard import Dashboard
@@ -70,7 +71,9 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def deploy(run: Path, said: list[str] | None = None, timeout_s: float = 60) -> None:
     plan = prepare(str(run), CONFIG, with_teacher=False)
-    deployment.deploy("http://ray.example:8265", plan, (said if said is not None else []).append, timeout_s=timeout_s)
+    deployment.deploy(
+        "http://ray.example:8265", plan, LineProgress((said if said is not None else []).append), timeout_s=timeout_s
+    )
 
 
 def test_deploy_waits_until_the_application_runs(run: Path, use: Any) -> None:

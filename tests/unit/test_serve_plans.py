@@ -12,6 +12,7 @@ from support.served import CONFIG, trained
 
 from leader_platform.config import LeaderConfig
 from leader_platform.errors import UserError
+from leader_platform.progress import LineProgress
 from leader_platform.settings import load_config
 from leader_serve.app import build, build_teacher
 from leader_serve.keys import add_key, remove_key
@@ -113,11 +114,12 @@ def test_a_run_without_a_student_names_the_command_that_makes_one(tmp_path: Path
 def test_a_run_without_a_teacher_is_deployed_without_and_says_so(run: Path) -> None:
     (run / "teacher" / "manifest.json").unlink()
     said: list[str] = []
-    plan = prepare(str(run), CONFIG, say=said.append)
+    plan = prepare(str(run), CONFIG, progress=LineProgress(said.append))
     assert [application["name"] for application in plan["applications"]] == ["leader"]
     assert ingress(plan).init_args[1].teacher is None
     assert "no teacher" in said[0]
-    assert not arguments(prepare(str(run), CONFIG, with_teacher=False, say=said.append))["stable"]["teacher"]
+    plan = prepare(str(run), CONFIG, with_teacher=False, progress=LineProgress(said.append))
+    assert not arguments(plan)["stable"]["teacher"]
     assert len(said) == 1
 
 
