@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,12 +43,13 @@ class Settings:
     address: str | None = None
     as_json: bool = False
     debug: bool = False
+    planned: dict[str, Any] = field(default_factory=dict)  # a command's own changes to the recipe, below the user's
 
     def config(self) -> LeaderConfig:
         from leader_platform.recipes import recipe
-        from leader_platform.settings import load_config
+        from leader_platform.settings import load_config, with_values
 
-        config = load_config(recipe(self.recipe), self.config_file, self.overrides)
+        config = load_config(with_values(recipe(self.recipe), self.planned), self.config_file, self.overrides)
         backbone = Path(config.teacher.backbone).expanduser()
         if not backbone.is_dir():
             return config

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
 from leader_cli.cluster import find_cluster
 from leader_cli.console import Settings, log, progress, settings_of, show
@@ -19,34 +21,107 @@ from leader_cli.tables import rich_tables
 from leader_platform.errors import UserError
 
 if TYPE_CHECKING:
+    from leader_jobs.quickstart_plan import Plan
     from leader_platform.cluster import ClusterState
     from leader_serve.schemas import RecommendationAnswer
+
+CONFIGURATION = "quickstart.yaml"  # in the workspace: all settings of the run
 
 
 def quickstart(
     context: typer.Context,
-    patients: Annotated[int, typer.Option(help="Patients of the synthetic cohort.")] = 240,
+    minutes: Annotated[
+        float, typer.Option(min=1, help="Minutes that it may take; cohort, prompts, depth and steps are chosen to fit.")
+    ] = 10,
+    patients: Annotated[
+        int | None, typer.Option(min=1, help="Patients of the synthetic cohort [chosen by --minutes].")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the synthetic cohort.")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the cluster and the application running.")] = False,
 ) -> None:
     """Synthesise patients, prepare, tune, distill, evaluate, serve, and recommend, on a local cluster of its own."""
     from leader_platform import cluster
 
-    settings = context.obj = _own_workspace(context)
     started_at = time.monotonic()
+    settings, plan = _planned(_own_workspace(context), minutes, patients)
+    context.obj = settings
+    patients = patients or plan.size.patients
+    _show_plan(context, plan, minutes, patients)
     state, _ = cluster.up(settings.home)
     log(f"Ray dashboard: {state.dashboard_url}")
     try:
         answer = _main_job(context, settings, state, patients, seed, keep)
     finally:
         if not keep:
-            log("Stopping the cluster")
-            cluster.down(settings.home)
-    run = settings.run(None)
-    show(context, {"run": run, "answer": answer.model_dump(mode="json")}, *answer_tables(answer))
+            with progress.task("stopping the cluster"):
+                cluster.down(settings.home)
+    run, took = settings.run(None), _took()
+    result = {"run": run, "answer": answer.model_dump(mode="json"), "expected_s": plan.by_step(), "took_s": took}
+    show(context, result, *answer_tables(answer), _step_table(plan, took))
     remark(answer)
-    log(f"Done in {(time.monotonic() - started_at) / 60:.1f} minutes.")
+    log(f"Done in {(time.monotonic() - started_at) / 60:.1f} minutes, of {minutes:g} that it was given.")
     log(f"The run is in {run}, its metrics in {run}/evaluation/metrics.json, the data set in {settings.data(None)}.")
+    file = settings.home / CONFIGURATION
+    log(f"Again, or elsewhere: leader --config {shlex.quote(str(file))} quickstart --patients {patients} --seed {seed}")
+
+
+def _planned(settings: Settings, minutes: float, patients: int | None) -> tuple[Settings, Plan]:
+    """The settings with those that fit the budget on this machine, which are stored in the workspace; a user's own
+    settings stand above them."""
+    from leader_jobs.quickstart_plan import plan
+    from leader_jobs.speed import SpeedRequest, measure_speed
+    from leader_platform.config import to_yaml
+
+    config = settings.config()
+    threads = max(1, int(config.resources.cpus_per_worker))
+    with progress.task("measuring what this machine does"):
+        teacher, use_gpu = config.teacher, config.resources.gpus_per_worker > 0
+        speed = measure_speed(SpeedRequest(teacher=teacher, num_threads=threads, use_gpu=use_gpu))
+    log(
+        f"With {speed.depth:.0%} of its layers {config.teacher.backbone} reads {speed.read_tokens_per_s:,.0f} tokens/s "
+        f"in {speed.read_dtype} and tunes on {speed.train_tokens_per_s:,.0f} tokens/s in {speed.train_dtype}."
+    )
+    chosen = plan(minutes, speed, lambda changes: replace(settings, planned=changes).config(), patients)
+    settings = replace(settings, planned=chosen.size.settings())
+    settings.home.mkdir(parents=True, exist_ok=True)
+    (settings.home / CONFIGURATION).write_text(to_yaml(settings.config()))
+    return settings, chosen
+
+
+def _show_plan(context: typer.Context, plan: Plan, minutes: float, patients: int) -> None:
+    config = settings_of(context).config()
+    log(
+        f"Plan: {patients} patients, prompts of at most {config.prompt.max_tokens} tokens, "
+        f"{config.teacher.depth:.0%} of the layers, {config.teacher.max_steps} LoRA steps: "
+        f"about {plan.seconds / 60:.1f} minutes."
+    )
+    if plan.seconds > 60 * minutes:
+        log(f"No smaller plan fits {minutes:g} minutes on this machine.", style="yellow")
+    if not settings_of(context).as_json:
+        show(context, None, _step_table(plan))
+
+
+def _step_table(plan: Plan, took: dict[str, float] | None = None) -> Table:
+    table = Table(
+        "Step", "Expected, min", *(["Took, min"] if took else []), title="Plan" if took is None else "Minutes"
+    )
+    for step in plan.steps:
+        cells = [step.name, f"{step.seconds / 60:.1f}"]
+        table.add_row(*cells, *([f"{took.get(step.name, 0.0) / 60:.1f}"] if took else []))
+    total = ["all", f"{plan.seconds / 60:.1f}"]
+    table.add_row(*total, *([f"{sum(took.values()) / 60:.1f}"] if took else []))
+    return table
+
+
+def _took() -> dict[str, float]:
+    """Seconds of each step of the plan, as the tasks of their names took."""
+    from leader_jobs.quickstart_plan import STEPS
+
+    seconds = dict.fromkeys(STEPS, 0.0)
+    for ended in progress.ended:
+        if ended.name in seconds:
+            seconds[ended.name] += ended.seconds
+    return seconds
 
 
 def _own_workspace(context: typer.Context) -> Settings:
@@ -68,6 +143,7 @@ def _own_workspace(context: typer.Context) -> Settings:
 def _main_job(
     context: typer.Context, settings: Settings, state: ClusterState, patients: int, seed: int, keep: bool
 ) -> RecommendationAnswer:
+    from leader_jobs.quickstart_plan import DATA, EVALUATE, SERVE
     from leader_jobs.requests import Request
     from leader_platform import storage
     from leader_platform.artifacts import EVALUATION
@@ -79,33 +155,31 @@ def _main_job(
 
     config, data, run = settings.config(), settings.data(None), settings.run(None)
     raw = settings.home / "raw" / f"synthetic-{patients}-{seed}"
-    _headline(1, f"Synthetic cohort: {patients} patients as raw MIMIC-IV tables")
-    _synthesise(raw, patients, seed)
-    _headline(2, "Prepared data set")
-    submit(context, Request(kind="prepare", config=config, data=data, raw=str(raw)))
+    _headline(1, f"Synthetic cohort: {patients} patients as raw MIMIC-IV tables, and the data set prepared from it")
+    with progress.task(DATA):
+        _synthesise(raw, patients, seed)
+        submit(context, Request(kind="prepare", config=config, data=data, raw=str(raw)))
     if not settings.as_json:
         show(context, None, *data_tables(PreparedData(data)))
-    _headline(3, "Teacher, its features by vLLM, and the student distilled from it")
+    _headline(2, "Teacher, its features by vLLM, and the student distilled from it")
     submit(context, Request(kind="train", stage="all", config=config, data=data, run=run))
-    _headline(4, "The same student without a teacher, for comparison")
+    _headline(3, "The same student without a teacher, for comparison")
     submit(context, Request(kind="train", stage="student", config=config, data=data, run=run))
-    _headline(5, "Evaluation")
-    submit(context, Request(kind="evaluate", config=config, data=data, run=run))
+    _headline(4, "Evaluation")
+    with progress.task(EVALUATE):
+        submit(context, Request(kind="evaluate", config=config, data=data, run=run))
     if not settings.as_json:
         result = storage.read_json(storage.join(run, EVALUATION, METRICS_FILE))
         show(context, None, *rich_tables(summary_tables(result)))
-    _headline(6, "Serving, and one recommendation over HTTP")
-    plan = prepare(run, config, progress=progress)
-    deploy.deploy(state.dashboard_url, plan, progress=progress, token=state.token())
-    try:
+    _headline(5, "Serving, and one recommendation over HTTP")
+    with progress.task(SERVE):
+        plan = prepare(run, config, progress=progress)
+        deploy.deploy(state.dashboard_url, plan, progress=progress, token=state.token())
         return _recommend(settings, service_url(config.serve))
-    finally:
-        if not keep:
-            deploy.shutdown(state.dashboard_url, state.token())
 
 
 def _headline(number: int, text: str) -> None:
-    log(f"[{number}/6] {text}", style="bold")
+    log(f"[{number}/5] {text}", style="bold")
 
 
 def _synthesise(raw: Path, patients: int, seed: int) -> None:
