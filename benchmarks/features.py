@@ -4,8 +4,9 @@ Usage: python benchmarks/features.py [--data DIR] [--prompts 512] [--repeats 2] 
 
 vLLM runs through the stage's own Ray Data pipeline with its default settings, on a Ray of its own. Starting Ray, the
 pipeline and the engine takes a minute, whatever the number of prompts, and is left out: a quarter of the prompts are
-read first and then all of them, and the rate is that of the difference. Transformers computes in bfloat16, in batches
-of eight of about equal length, after a warm-up. Both in processes of their own, in turn; the ratio is that of medians.
+read first and then all of them, and the rate is that of the difference. Transformers reads batches of eight of about
+equal length, after a warm-up. Both compute in the precision that `dtype: auto` chooses here, in processes of their own,
+in turn; the ratio is that of medians.
 Without `--data` the prompts are those of a synthetic cohort. Where there is a GPU, both use it.
 """
 
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 BATCH = 8
 
@@ -58,11 +60,13 @@ def run_transformers(prompts: list[list[int]], num_cpus: int) -> float:
     import torch
 
     from leader_platform.models.backbone import load_causal_lm, load_tokenizer
+    from leader_platform.models.precision import choose, this_device
     from leader_platform.models.teacher import pad_tokens
 
     torch.set_num_threads(num_cpus)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    decoder = load_causal_lm("smollm2", torch.bfloat16).get_decoder().eval().to(device)
+    dtype = getattr(torch, choose("auto", this_device(), "inference"))
+    decoder = load_causal_lm("smollm2", dtype).get_decoder().eval().to(device)
     padding_id = load_tokenizer("smollm2").pad_token_id
     ordered = sorted(prompts, key=len)
     batches = [ordered[start : start + BATCH] for start in range(0, len(ordered), BATCH)]
@@ -93,13 +97,17 @@ def seconds_of_stage(prompts: list[list[int]], num_cpus: int) -> float:
     """Seconds from tokens in Ray's store to the last state, the engine's start included."""
     import torch
 
-    from leader_jobs.features import BATCHES_A_BLOCK, _vllm
-    from leader_platform.config import LeaderConfig, ResourcesConfig
+    from leader_jobs.features import BATCHES_A_BLOCK, ENGINE_CPUS, _vllm
+    from leader_jobs.placement import bundle_of
+    from leader_platform.config import FeaturesConfig, LeaderConfig, ResourcesConfig
     from leader_platform.models.backbone import EMBEDDED, model_folder
+    from leader_platform.models.precision import choose, this_device
     from leader_platform.ray_session import ray_session
 
     on_gpu = torch.cuda.is_available()
-    config = LeaderConfig(resources=ResourcesConfig(gpus_per_worker=1.0 if on_gpu else 0.0))
+    dtype: Any = choose("auto", this_device(), "inference")
+    resources = ResourcesConfig(gpus_per_worker=1.0 if on_gpu else 0.0)
+    config = LeaderConfig(features=FeaturesConfig(dtype=dtype), resources=resources)
     beside = {"chunk": "one", "previous_indices": [0]}  # what the stage carries along
     rows = [{"sample_id": str(index), "token_ids": ids, **beside} for index, ids in enumerate(prompts)]
     with ray_session(num_cpus=num_cpus):
@@ -108,7 +116,7 @@ def seconds_of_stage(prompts: list[list[int]], num_cpus: int) -> float:
         num_blocks = math.ceil(len(rows) / (BATCHES_A_BLOCK * config.features.batch_size))  # as in the stage
         tokens = ray.data.from_items(rows, override_num_blocks=num_blocks).materialize()
         began = time.perf_counter()
-        states = _vllm(tokens, model_folder(EMBEDDED), config)
+        states = _vllm(tokens, model_folder(EMBEDDED), bundle_of(ENGINE_CPUS, resources.gpus_per_worker), config)
         number = sum(len(batch["sample_id"]) for batch in states.iter_batches(batch_size=None))
         seconds = time.perf_counter() - began
     assert number == len(prompts)

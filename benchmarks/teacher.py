@@ -2,7 +2,8 @@
 
 Usage: python benchmarks/teacher.py [--prompts 4] [--tokens 512] [--steps 3] [--repeats 3] [--threads 2]
 
-Plain: peft's layers with dropout 0.1 under bfloat16 autocast, padded batches with an attention mask, nothing preloaded.
+Plain: peft's layers with dropout 0.1, padded batches with an attention mask, nothing preloaded, under bfloat16 autocast
+where `dtype: auto` chooses that here for both, else in float32.
 Ours: what the stage `teacher` does with its default settings, in the environment that it gives its workers. Each
 measurement is a process of its own, the two in turn; the ratio is that of the medians, each of the best step of a
 process, for a machine that others share. Before it, losses and gradients of both are compared at dropout 0.
@@ -45,6 +46,14 @@ def make_rows(prompts: int, tokens: int, step: int) -> list[dict[str, Any]]:
     return rows
 
 
+def training_dtype() -> torch.dtype:
+    """What `dtype: auto` means on this CPU."""
+    from leader_platform.models.precision import choose, this_device
+
+    dtype: torch.dtype = getattr(torch, choose("auto", this_device(use_gpu=False), "training"))
+    return dtype
+
+
 def plain_step(dropout: float) -> Callable[[list[dict[str, Any]]], float]:
     """peft as its documentation uses it, around the same backbone and head."""
     from peft import LoraConfig, TaskType, get_peft_model
@@ -55,7 +64,8 @@ def plain_step(dropout: float) -> Callable[[list[dict[str, Any]]], float]:
 
     config = TeacherConfig()
     torch.manual_seed(0)
-    decoder = load_causal_lm(config.backbone, torch.bfloat16).get_decoder()
+    dtype = training_dtype()
+    decoder = load_causal_lm(config.backbone, dtype).get_decoder()
     lora = LoraConfig(
         task_type=TaskType.FEATURE_EXTRACTION,
         r=config.lora_rank,
@@ -70,7 +80,7 @@ def plain_step(dropout: float) -> Callable[[list[dict[str, Any]]], float]:
 
     def step(rows: list[dict[str, Any]]) -> float:
         tokens, mask = pad_tokens([row["token_ids"] for row in rows], 0)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             states = backbone(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
         logits = head(states[torch.arange(len(rows)), mask.sum(dim=1) - 1].float())
         labels = multi_hot([row["label_indices"] for row in rows], NUM_MEDICATIONS)
@@ -92,7 +102,7 @@ def our_step(dropout: float) -> Callable[[list[dict[str, Any]]], float]:
 
     config = TeacherConfig(lora_dropout=dropout, head_learning_rate=2e-4, warmup_fraction=0.0, max_gradient_norm=None)
     torch.manual_seed(0)
-    causal_lm = load_causal_lm(config.backbone, torch.bfloat16)
+    causal_lm = load_causal_lm(config.backbone, training_dtype())
     head = MedicationHead.with_prior(causal_lm.config.hidden_size, torch.full((NUM_MEDICATIONS,), 0.15))
     model = Teacher(with_adapter(causal_lm, config), head).train()
     optimizer, _ = optimizer_and_schedule(model, config, total_steps=1000)
