@@ -84,8 +84,9 @@ class Tuning:
 
 
 def export_memory_bytes(backbone: str, depth: float) -> int:
-    """What `export` takes at most: the weights in float32, their copy while they are written, and the libraries."""
-    return 2 * _FLOAT32_BYTES * num_parameters(backbone, depth) + _LIBRARIES_BYTES
+    """What `export` takes at most: the weights in float32, merged and cast in place, and the libraries (measured: 1.42
+    GB for SmolLM2's 135 million weights)."""
+    return _FLOAT32_BYTES * num_parameters(backbone, depth) + _LIBRARIES_BYTES
 
 
 def export(checkpoint: Checkpoint, directory: str, config: TeacherConfig) -> int:

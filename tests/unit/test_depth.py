@@ -10,6 +10,7 @@ import torch
 from support.small_llama import small_llama
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from leader_jobs.teacher_checkpoint import export_memory_bytes
 from leader_platform.models.backbone import kept_layers, load_causal_lm, load_tokenizer, num_parameters
 from leader_platform.models.title_states import read_titles
 from leader_platform.models.transformers_engine import TransformersEngine
@@ -80,6 +81,12 @@ def test_parameters_are_counted_without_reading_weights(backbone: str) -> None:
     for depth in (1.0, 0.5):
         loaded = load_causal_lm(backbone, torch.float32, depth)
         assert num_parameters(backbone, depth) == sum(weight.numel() for weight in loaded.parameters())
+
+
+def test_the_merge_asks_for_the_memory_of_the_layers_that_are_kept() -> None:
+    whole, third = (export_memory_bytes("smollm2", depth) for depth in (1.0, 1 / 3))
+    assert 1.42e9 < whole < 2e9  # 1.42 GB is its measured peak
+    assert whole - third == 4 * 20 * 3_540_096  # a layer's weights
 
 
 def test_the_engine_reads_with_the_layers_that_are_kept(backbone: str) -> None:
