@@ -133,6 +133,7 @@ class TerminalProgress(Progress):
 
     def _closed(self, task: Task, ended: Status | None) -> None:
         assert self._bars is not None
+        self._bars.refresh()  # its end is seen, however short it was
         self._bars.remove_task(self._rows.pop(task.id))
         if not self._rows:
             self._bars.stop()
