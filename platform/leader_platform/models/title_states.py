@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +15,15 @@ READINGS_FILE = "readings.parquet"
 _TOKENS_A_BATCH = 2048
 
 
-def read_titles(texts: Sequence[str], backbone: str, depth: float, num_threads: int) -> np.ndarray:
+def read_titles(
+    texts: Sequence[str],
+    backbone: str,
+    depth: float,
+    num_threads: int,
+    on_batch: Callable[[int], None] = lambda number: None,
+) -> np.ndarray:
     """The mean over its tokens of each text's states in the layer at `depth` (0 to 1) of the backbone: float32
-    [texts, hidden]."""
+    [texts, hidden]. `on_batch` gets the size of each batch that is done."""
     import torch
 
     from leader_platform.models.backbone import load_causal_lm, load_tokenizer
@@ -38,6 +44,7 @@ def read_titles(texts: Sequence[str], backbone: str, depth: float, num_threads: 
             weights = mask.unsqueeze(-1).float()
             means = (answer.hidden_states[layer].float() * weights).sum(dim=1) / weights.sum(dim=1)
             states[chosen] = means.cpu().numpy()
+            on_batch(len(chosen))
     return states
 
 
