@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from leader_jobs.placement import require_room, worker_bundle
+from leader_jobs.reports import reports
 from leader_platform import storage
 from leader_platform.artifacts import TITLES, Run
 from leader_platform.config import LeaderConfig
@@ -43,7 +44,10 @@ def read_code_titles(data: PreparedData, run: Run, config: LeaderConfig, key: st
         runtime_env={"env_vars": preload_environment()},
     )(read_titles)
     threads = max(1, int(resources.cpus_per_worker))
-    states: np.ndarray = ray.get(task.remote(texts, config.teacher.backbone, config.student.title_depth, threads))
+    with progress.task("Reading titles", len(codes), "codes") as reading, reports(progress) as channel:
+        states: np.ndarray = ray.get(
+            task.remote(texts, config.teacher.backbone, config.student.title_depth, threads, channel.count(reading))
+        )
     about: dict[str, Any] = {"codes": len(codes), "backbone": config.teacher.backbone, "data": data.fingerprint}
     with run.product(TITLES, key, config, about) as directory:
         storage.write_parquet(storage.join(directory, READINGS_FILE), readings_table(codes, states))
