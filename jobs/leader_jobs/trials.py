@@ -47,15 +47,14 @@ def run_trials(
     _set_up_tune()
     num_concurrent = _num_concurrent(config.tune.cpus_per_trial)
     progress.log(f"Searching over {', '.join(drawn[0])}: {len(drawn)} trials, {num_concurrent} at a time")
-    trial = _trial_on(data, run, config, drawn, directory)
-    _Lines.tell, _Lines.num_trials = progress.log, len(drawn)
-    tuner = (
-        tune.Tuner.restore(directory, trial, resume_errored=True)
-        if resume
-        else _tuner(trial, config, len(drawn), num_concurrent, directory)
-    )
     with progress.task("Search", len(drawn), "trials") as task:
-        _Lines.task = task
+        trial = _trial_on(data, run, config, drawn, directory)
+        _Lines.tell, _Lines.task, _Lines.num_trials = progress.log, task, len(drawn)
+        tuner = (
+            tune.Tuner.restore(directory, trial, resume_errored=True)
+            if resume
+            else _tuner(trial, config, len(drawn), num_concurrent, directory)
+        )
         results = tuner.fit()
     rows = [_row(results[index], drawn) for index in range(len(results))]
     return sorted(rows, key=lambda row: row["trial"])
