@@ -80,7 +80,6 @@ def write_events(
     def read(kind: str) -> dict[str, Any]:
         blocks = tables[kind].map(_reader(source, kind, drugs))
         written, tally = _write_table(kind, _counted(blocks, count), num_shards, directory)
-        count.flush()
         uri = tables[kind].uri
         return {"uri": uri, "sha256": storage.sha256(uri), "written": written, "tally": plain(tally)}
 

@@ -6,7 +6,6 @@ Ray Train and Ray Data hand results to processes of their own, block by block; a
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,27 +15,19 @@ from leader_jobs.placement import on_node
 from leader_platform.progress import Mirror, Progress, SentProgress, Task, receive
 
 _LOOK_EVERY_S = 0.5
-_COUNT_EVERY_S = 0.5
 
 
-@dataclass
+@dataclass(frozen=True)
 class Count:
-    """In a worker: counts a task of the process that made it. It travels with a function's arguments."""
+    """In a worker: counts a task of the process that made it, a batch at a time. It travels with a function's
+    arguments."""
 
     queue: Any
     task_id: int
-    _waiting: int = 0
-    _sent_at: float = field(default_factory=time.monotonic)
 
     def __call__(self, number: int) -> None:
-        """`number` more are done; sent on twice a second at most, so the end of a worker's work needs `flush`."""
-        self._waiting += number
-        if time.monotonic() - self._sent_at >= _COUNT_EVERY_S:
-            self.flush()
-
-    def flush(self) -> None:
-        _put(self.queue, {"task": self.task_id, "done": self._waiting})
-        self._waiting, self._sent_at = 0, time.monotonic()
+        """`number` more are done."""
+        _put(self.queue, {"task": self.task_id, "done": number})
 
 
 @dataclass
@@ -84,6 +75,15 @@ def reports(progress: Progress, take: Callable[[dict[str, Any]], None] = lambda 
             ended.set()
             thread.join()
             opened.queue.shutdown()
+
+
+@contextmanager
+def counted(progress: Progress, name: str, total: int, unit: str) -> Iterator[Count]:
+    """A task of this process that its workers count."""
+    with progress.task(name, total, unit) as task:
+        with reports(progress) as opened:
+            yield opened.count(task)
+        task.update(total)  # the last counts may come too late
 
 
 def progress_to(queue: Any) -> Progress:

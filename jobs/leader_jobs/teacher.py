@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leader_jobs.placement import require_room, worker_bundle
-from leader_jobs.reports import Count, reports
+from leader_jobs.reports import Count, counted
 from leader_jobs.tokens import SAMPLE_COLUMNS, Tokenise
 from leader_jobs.training import (
     DATASET_FILES,
@@ -122,10 +122,10 @@ def _tokens(
     samples = ray.data.read_parquet(data.sample_parts(split), columns=SAMPLE_COLUMNS)
     total = data.manifest["splits"][split]["samples"]
     total = total if at_most is None else min(total, at_most)
-    with progress.task(f"Tokenising {split} samples", total, "samples") as task, reports(progress) as channel:
+    with counted(progress, f"Tokenising {split} samples", total, "samples") as count:
         tokens = (samples if at_most is None else samples.limit(at_most)).map_batches(
             Tokenise,
-            fn_constructor_args=(data.uri, config.teacher.backbone, config.prompt, channel.count(task)),
+            fn_constructor_args=(data.uri, config.teacher.backbone, config.prompt, count),
             batch_format="pyarrow",
             batch_size=256,
             num_cpus=0.5,
@@ -160,8 +160,8 @@ def _warm_start(
 
     rows = [tokens["train"].limit(config.teacher.head_warm_start_samples), tokens["validation"]]
     total = sum(part.count() for part in rows)
-    with progress.task("Reading states for the head", total, "samples") as task, reports(progress) as channel:
-        states = [read(part, channel.count(task)) for part in rows]
+    with counted(progress, "Reading states for the head", total, "samples") as count:
+        states = [read(part, count) for part in rows]
     with progress.task("Fitting the head"):
         fit = ray.remote(num_cpus=1, max_calls=1)(_fit_head)
         told: dict[str, Any] = ray.get(fit.remote(states, data.uri, config.teacher, directory))

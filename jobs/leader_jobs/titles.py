@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from leader_jobs.placement import require_room, worker_bundle
-from leader_jobs.reports import reports
+from leader_jobs.reports import counted
 from leader_platform import storage
 from leader_platform.artifacts import TITLES, Run
 from leader_platform.config import LeaderConfig
@@ -44,9 +44,9 @@ def read_code_titles(data: PreparedData, run: Run, config: LeaderConfig, key: st
         runtime_env={"env_vars": preload_environment()},
     )(read_titles)
     threads = max(1, int(resources.cpus_per_worker))
-    with progress.task("Reading titles", len(codes), "codes") as reading, reports(progress) as channel:
+    with counted(progress, "Reading titles", len(codes), "codes") as count:
         states: np.ndarray = ray.get(
-            task.remote(texts, config.teacher.backbone, config.student.title_depth, threads, channel.count(reading))
+            task.remote(texts, config.teacher.backbone, config.student.title_depth, threads, count)
         )
     about: dict[str, Any] = {"codes": len(codes), "backbone": config.teacher.backbone, "data": data.fingerprint}
     with run.product(TITLES, key, config, about) as directory:
