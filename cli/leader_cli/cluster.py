@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from leader_cli.console import log, progress, settings_of, show
+from leader_platform.progress import LineProgress, Progress
 
 if TYPE_CHECKING:
     from leader_platform.cluster_state import ClusterState
@@ -38,7 +39,8 @@ def up(
     from leader_platform import cluster, cluster_file
 
     if cluster_yaml is not None:
-        cluster_file.up(cluster_yaml)
+        with _beside_ray().task(f"Starting {cluster_yaml}"):
+            cluster_file.up(cluster_yaml)
         context.obj = replace(settings_of(context), address=str(cluster_yaml))
         state = require_cluster(context)
         cluster.wait_for_nodes(state, cluster_file.num_first_nodes(cluster_yaml), progress)
@@ -49,7 +51,8 @@ def up(
     _refuse_address(context)
     log("Starting Ray ...")
     home, watching = settings_of(context).home, prometheus_port if monitor else None
-    state, started = cluster.up(home, num_cpus, object_store_gb, dashboard_port, watching)
+    with progress.task("Starting Ray"):
+        state, started = cluster.up(home, num_cpus, object_store_gb, dashboard_port, watching)
     result = {**state.model_dump(mode="json"), "started": started}
     table = _table("Ray cluster started" if started else "Ray cluster already running")
     table.add_row("Dashboard", state.dashboard_url)
@@ -83,11 +86,13 @@ def down(context: typer.Context, cluster_yaml: ClusterFile = None) -> None:
     from leader_platform import cluster, cluster_file
 
     if cluster_yaml is not None:
-        cluster_file.down(cluster_yaml)
+        with _beside_ray().task(f"Stopping {cluster_yaml}"):
+            cluster_file.down(cluster_yaml)
         return
     _refuse_address(context)
     home = settings_of(context).home
-    stopped = cluster.down(home)
+    with progress.task("Stopping the cluster"):
+        stopped = cluster.down(home)
     text = f"stopped; its log is {home / 'cluster' / 'head.log'}" if stopped else f"none ran for {home}"
     show(context, {"stopped": stopped}, _rows("Ray cluster", {"Cluster": text}))
 
@@ -127,7 +132,8 @@ def find_cluster(context: typer.Context) -> ClusterState | None:
         return cluster.find(settings.home, settings.address)
     reached: dict[str, ClusterState] = context.meta.setdefault("leader.reached", {})
     if settings.address not in reached:
-        reached[settings.address] = context.with_resource(cluster_file.reach(Path(settings.address)))
+        with progress.task(f"Connecting to the head of {settings.address}"):
+            reached[settings.address] = context.with_resource(cluster_file.reach(Path(settings.address)))
     return reached[settings.address]
 
 
@@ -139,6 +145,11 @@ def require_cluster(context: typer.Context) -> ClusterState:
     if state is None:
         raise UserError(f"No cluster runs for {settings_of(context).home}; start one with `leader cluster up`.")
     return state
+
+
+def _beside_ray() -> Progress:
+    """Lines, on a terminal too: `ray up` writes to it by itself, and may ask there for a password."""
+    return LineProgress(log)
 
 
 def _refuse_address(context: typer.Context) -> None:

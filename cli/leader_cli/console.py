@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Progress and remarks go to the error stream, so that `--json` leaves only the result on the output.
 remarks = Console(stderr=True, highlight=False, soft_wrap=True)
-_BAR_WIDTH = 16
+_BAR_WIDTH, _WIDE = 10, 110
 # Tables that are piped into a file are not squeezed into the 80 columns of a terminal that is not there.
 # No markup: cells hold hospitals' drug names, and `[/x]` in one must not be read as a tag.
 output = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 130)
@@ -108,6 +108,7 @@ class TerminalProgress(Progress):
         self._console = console
         self._bars: RichProgress | None = None
         self._rows: dict[int, TaskID] = {}
+        self._hidden = 0
 
     def log(self, text: str) -> None:
         self._console.print(text, markup=False)
@@ -115,31 +116,47 @@ class TerminalProgress(Progress):
     @contextmanager
     def hidden(self) -> Iterator[None]:
         with self._lock:
-            bars = self._bars
-            if bars is not None:
-                bars.stop()
+            self._erase()
+            self._hidden += 1
         try:
             yield
         finally:
             with self._lock:
-                if bars is not None and bars is self._bars:
-                    bars.start()
+                self._hidden -= 1
+                self._draw()
 
     def _opened(self, task: Task) -> None:
         if self._bars is None:
-            self._bars = _make_bars(self._console)
-            self._bars.start()
-        depth = len(self._rows)
-        self._rows[task.id] = self._bars.add_task(f"{'  ' * depth}{task.name}", total=None, source=task)
+            self._draw()
+        else:
+            self._add_row(task)
 
     def _closed(self, task: Task, ended: Status | None) -> None:
-        assert self._bars is not None
-        self._bars.remove_task(self._rows.pop(task.id))
-        if not self._rows:
-            self._bars.stop()
-            self._bars = None
+        if self._bars is not None:
+            self._bars.refresh()  # its end is seen, however short it was
+            self._bars.remove_task(self._rows.pop(task.id))
+        if not self._open:
+            self._erase()
         if ended is not None and ended.seconds >= LINE_EVERY_S:
             self.log(line_of([*self.statuses(), ended]))
+
+    def _draw(self) -> None:
+        if self._open and not self._hidden:
+            # New ones each time: rich would look for the old ones where other lines are now.
+            self._bars = _make_bars(self._console)
+            self._bars.start()
+            for task in self._open:
+                self._add_row(task)
+
+    def _add_row(self, task: Task) -> None:
+        assert self._bars is not None
+        self._rows[task.id] = self._bars.add_task(f"{'  ' * len(self._rows)}{task.name}", total=None, source=task)
+
+    def _erase(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars = None
+        self._rows.clear()
 
 
 def _make_bars(console: Console) -> RichProgress:
@@ -167,17 +184,17 @@ def _make_bars(console: Console) -> RichProgress:
         SpinnerColumn(),
         NameColumn(Column(no_wrap=True)),
         StatusColumn(_bar),
-        StatusColumn(lambda status: Text(sentence(status))),
+        # On a narrow terminal the name and the time left are worth more than the loss.
+        StatusColumn(lambda status: Text(sentence(status if console.width >= _WIDE else replace(status, facts={})))),
         console=console,
         transient=True,
         refresh_per_second=5,
-        # Results go to the output, which may be a file: only what is written to the error stream moves above the bars.
-        redirect_stdout=False,
     )
 
 
 def _progress() -> Progress:
-    if remarks.is_interactive:
+    # Not by rich alone: FORCE_COLOR makes a terminal of a file for it.
+    if remarks.is_interactive and sys.stderr.isatty():
         return TerminalProgress(remarks)
     return LineProgress(_print)
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leader_cli.console import log, remarks, settings_of, show
+from leader_cli.console import log, progress, settings_of, show
 from leader_cli.submit import submit
 from leader_cli.tables import rich_tables
 from leader_platform.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, ProgressColumn
     from rich.table import Table
 
     from leader_platform.data.dataset import PreparedData
@@ -52,20 +49,10 @@ def fetch(
     """Download open data, verified by SHA-256; a call after a failure goes on where it stopped."""
     from dataclasses import asdict
 
-    from rich.progress import DownloadColumn, TaskID
-
     from leader_platform import report
     from leader_platform.data import fetch as library
 
-    folder, tasks = _local(out), dict[str, TaskID]()
-    with _bars(DownloadColumn()) as bars:
-
-        def progress(name: str, num_bytes: int, num_total: int | None) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=num_total)
-            bars.update(tasks[name], completed=num_bytes, total=num_total)
-
-        files = library.fetch(library.COLLECTIONS[what], folder, base_url, progress=progress, notice=log)
+    files = library.fetch(library.COLLECTIONS[what], _local(out), base_url, progress=progress)
     rows = [(file.name, file.num_bytes, "downloaded" if file.downloaded else "was there") for file in files]
     table = report.Table(f"In {out}", ("file", "bytes", ""), rows)
     show(context, {"out": out, "files": [asdict(file) for file in files]}, *rich_tables([table]))
@@ -82,19 +69,12 @@ def synth(
     """Write a synthetic cohort as raw MIMIC tables."""
     from dataclasses import asdict
 
-    from rich.progress import MofNCompleteColumn
-
     from leader_platform import report
     from leader_platform.data.synthetic import write_raw
 
     folder = _local(out)
-    with _bars(MofNCompleteColumn()) as bars:
-        task = bars.add_task("patients", total=patients)
-
-        def progress(num_written: int) -> None:
-            bars.update(task, completed=num_written)
-
-        counts = asdict(write_raw(table_format.value, folder, patients, seed, progress))
+    with progress.task("Synthetic cohort", patients, "patients") as task:
+        counts = asdict(write_raw(table_format.value, folder, patients, seed, task.update))
     table = report.Table(f"Synthetic cohort in {out}", ("", ""), list(counts.items()))
     show(context, {"out": out, "patients": patients, "seed": seed, **counts}, *rich_tables([table]))
 
@@ -105,16 +85,6 @@ def _local(out: str) -> Path:
     if storage.is_remote(out):
         raise UserError(f"--out {out} is remote, and this is written locally; name a local folder and copy it there.")
     return Path(storage.absolute(out))
-
-
-@contextmanager
-def _bars(column: ProgressColumn) -> Iterator[Progress]:
-    """Bars with their description and `column`, which vanish when all is done; none where no terminal is."""
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    bars = Progress(TextColumn("{task.description}"), BarColumn(), column, console=remarks, transient=True)
-    with bars if remarks.is_terminal else nullcontext():  # rich would leave an empty line in a file
-        yield bars
 
 
 @app.command()
@@ -163,7 +133,8 @@ def describe(
     if html is not None:
         _check_page(html)
     log(f"Counting visits and samples in {data.uri} ...")
-    statistics = statistics_of(data)
+    with progress.task("Counting visits and samples"):
+        statistics = statistics_of(data)
     contents = sections(data.manifest, statistics, data.titles)
     tables = [block for section in contents for block in section.blocks if isinstance(block, report.Table)]
     show(context, {**data.manifest, "statistics": asdict(statistics)}, *rich_tables(tables, most_rows=10))

@@ -56,6 +56,7 @@ def stop(context: typer.Context, job: Job = "last") -> None:
 
     cluster = require_cluster(context)
     job_id = ray_jobs.find_job(cluster, job)["job_id"]
-    stopped = ray_jobs.stop(cluster, job_id)
+    with progress.task(f"Stopping {job_id}"):
+        stopped = ray_jobs.stop(cluster, job_id)
     show(context, {"job_id": job_id, "stopped": stopped})
     log(f"Job {job_id} is stopped." if stopped else f"Job {job_id} had ended.")

@@ -53,7 +53,7 @@ def quickstart(
         answer = _main_job(context, settings, state, patients, seed, keep)
     finally:
         if not keep:
-            with progress.task("stopping the cluster"):
+            with progress.task("Stopping the cluster"):
                 cluster.down(settings.home)
     run, took = settings.run(None), _took()
     result = {"run": run, "answer": answer.model_dump(mode="json"), "expected_s": plan.by_step(), "took_s": took}
@@ -74,7 +74,7 @@ def _planned(settings: Settings, minutes: float, patients: int | None) -> tuple[
 
     config = settings.config()
     threads = max(1, int(config.resources.cpus_per_worker))
-    with progress.task("measuring what this machine does"):
+    with progress.task("Measuring what this machine does"):
         teacher, use_gpu = config.teacher, config.resources.gpus_per_worker > 0
         speed = measure_speed(SpeedRequest(teacher=teacher, num_threads=threads, use_gpu=use_gpu))
     log(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from leader_cli.console import log, settings_of, show
+from leader_cli.console import log, progress, settings_of, show
 from leader_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,7 +43,10 @@ def recommend(
     config = settings_of(context).config().serve
     # Longer than the server's own patience with the teacher, which ends in the student's answer.
     key = os.environ.get("LEADER_API_KEY")
-    with LeaderClient(url or service_url(config), timeout=config.teacher_timeout_s + 30, key=key) as client:
+    with (
+        progress.task("Waiting for the answer"),
+        LeaderClient(url or service_url(config), timeout=config.teacher_timeout_s + 30, key=key) as client,
+    ):
         answer = client.recommend(request)
     show(context, answer.model_dump(mode="json"), *answer_tables(answer))
     remark(answer)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from leader_cli.console import Settings, log, settings_of, show
+from leader_cli.console import Settings, log, progress, settings_of, show
 from leader_cli.tables import rich_tables
 
 app = typer.Typer(help="List and compare runs.", no_args_is_help=True)
@@ -45,7 +45,8 @@ def compare(
     from leader_platform.runs_tables import comparison_tables
 
     settings = settings_of(context)
-    comparison = runs.compare(Run(_run(settings, first)), Run(_run(settings, second)))
+    with progress.task("Comparing the runs"):
+        comparison = runs.compare(Run(_run(settings, first)), Run(_run(settings, second)))
     show(context, asdict(comparison), *rich_tables(comparison_tables(comparison)))
     if comparison.remark:
         log(comparison.remark)

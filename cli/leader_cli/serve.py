@@ -89,7 +89,7 @@ def shutdown(context: typer.Context) -> None:
     from leader_serve import deploy as deployment
 
     cluster = require_cluster(context)
-    removed = deployment.shutdown(cluster.dashboard_url, cluster.token())
+    removed = deployment.shutdown(cluster.dashboard_url, cluster.token(), progress)
     show(context, {"removed": removed})
     log("The application is gone." if removed else "No application was deployed.")
 

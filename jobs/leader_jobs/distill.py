@@ -27,6 +27,7 @@ from leader_jobs.training import (
     run_trainer,
     tell,
     training_facts,
+    worker_progress,
 )
 from leader_platform import storage
 from leader_platform.artifacts import FEATURES, STUDENT, STUDENT_ALONE, TITLES, Run
@@ -36,7 +37,7 @@ from leader_platform.errors import UserError
 from leader_platform.models.code_book import CodeBook
 from leader_platform.models.title_states import load_readings
 from leader_platform.predict import CODE_BOOK_FILE, CONFIG_FILE, WEIGHTS_FILE
-from leader_platform.progress import Progress
+from leader_platform.progress import Progress, Task
 
 
 def train_student(
@@ -53,8 +54,9 @@ def train_student(
     config = config.model_copy(update={"student": student_config(config.student, with_teacher)})
     progress.log(f"Training the student {'with the teacher' if with_teacher else 'without a teacher'}")
     features = run.path(FEATURES) if with_teacher else None
-    book = code_book(data, run, config.student)
-    datasets = {"train": _rows(data, "train", features), "validation": _rows(data, "validation", None)}
+    with progress.task("Reading samples and features"):
+        book = code_book(data, run, config.student)
+        datasets = {"train": _rows(data, "train", features), "validation": _rows(data, "validation", None)}
     arguments = {"data": data.uri, "config": config.model_dump(mode="json"), "book": book}
     checkpoint, history = run_trainer(
         _worker, arguments, datasets, run.scratch(stage, key), config, config.student.num_workers, resume, progress
@@ -136,11 +138,19 @@ def _worker(arguments: dict[str, Any]) -> None:
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             training.restore(Path(folder))
+    with worker_progress(arguments).task("Student", config.student.max_epochs, "epochs", training.epoch) as task:
+        _train(training, task, arguments, rank)
+
+
+def _train(training: StudentTraining, task: Task, arguments: dict[str, Any], rank: int) -> None:
+    from ray import train
+
     while not training.ended:
         began = time.monotonic()
         told = training.run_epoch()
+        task.update(training.epoch, best_prauc=training.best_prauc)
         tell(arguments, {**told, "samples_per_second": len(training.train) / (time.monotonic() - began)})
-        if training.epoch % config.student.checkpoint_epochs == 0 or training.ended:
+        if training.epoch % training.config.checkpoint_epochs == 0 or training.ended:
             with tempfile.TemporaryDirectory() as folder:
                 training.save(Path(folder))
                 # Of several workers the first one's is kept.

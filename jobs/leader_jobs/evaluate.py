@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from leader_jobs.answers import Answer, answer, answer_key, has, train
 from leader_jobs.costs import costs, training_curves
-from leader_jobs.protocol import Part, parts
+from leader_jobs.protocol import Part, num_parts, parts
 from leader_platform import storage
 from leader_platform.artifacts import EVALUATION, Run
 from leader_platform.config import EvaluateConfig, LeaderConfig, fingerprint
@@ -51,16 +51,26 @@ def evaluate(
     what the run has. Thresholds are tuned on validation samples alone.
     """
     done, keys = [], []
-    for part in parts(data, run, config):
-        if trains(config.evaluate):
-            train(part, config.evaluate.models, progress)
-        models = [name for name in config.evaluate.models if has(part, name)]
-        done.append((part, {name: answer(part, name, progress) for name in models}))
-        keys += [answer_key(part, name) for name in models]
+    total = num_parts(config.evaluate)
+    with progress.task("Evaluation", total if total > 1 else None, "parts") as evaluation:
+        for part in parts(data, run, config, progress):
+            if trains(config.evaluate):
+                train(part, config.evaluate.models, progress)
+            models = [name for name in config.evaluate.models if has(part, name)]
+            answers: dict[str, Answer] = {}
+            with progress.task("Answers", len(models), "models") as task:
+                for name in models:
+                    task.update(model=name)
+                    answers[name] = answer(part, name, progress)
+                    task.advance()
+            done.append((part, answers))
+            keys += [answer_key(part, name) for name in models]
+            evaluation.advance()
     key = fingerprint(EVALUATION, data.fingerprint, config.evaluate, keys)
     if not force and run.is_current(EVALUATION, key):
         return storage.read_json(run.path(EVALUATION, METRICS_FILE))
-    return _judge(data, run, config, key, done)
+    with progress.task("Metrics and their intervals"):
+        return _judge(data, run, config, key, done)
 
 
 def trains(settings: EvaluateConfig) -> bool:

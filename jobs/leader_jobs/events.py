@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from leader_jobs.reports import Count, reports
 from leader_jobs.tasks import on_each
 from leader_platform import storage
 from leader_platform.config import LeaderConfig
@@ -25,6 +26,7 @@ from leader_platform.data.sources.events import EVENT_SCHEMAS, PATIENT_TABLES, S
 from leader_platform.data.sources.raw import RawTable
 from leader_platform.data.tallies import Tally, plain, tally_of
 from leader_platform.errors import UserError
+from leader_platform.progress import Progress
 
 # Of the raw rows of these tables a shard holds `shard_rows`. Bytes a row, packed and plain, in MIMIC-IV.
 _ROW_BYTES = {"medications": (35.0, 150.0), "diagnoses": (5.4, 28.6)}
@@ -61,7 +63,13 @@ class Events:
 
 
 def write_events(
-    source: Source, tables: Mapping[str, RawTable], drugs: DrugMap, config: LeaderConfig, directory: str, out: str
+    source: Source,
+    tables: Mapping[str, RawTable],
+    drugs: DrugMap,
+    config: LeaderConfig,
+    directory: str,
+    out: str,
+    progress: Progress,
 ) -> Events:
     """Stream every table into files of events in `directory`, one a kind and shard of patients; each table by one task.
 
@@ -71,12 +79,18 @@ def write_events(
 
     def read(kind: str) -> dict[str, Any]:
         blocks = tables[kind].map(_reader(source, kind, drugs))
-        written, tally = _write_table(kind, blocks, num_shards, directory)
+        written, tally = _write_table(kind, _counted(blocks, count), num_shards, directory)
         uri = tables[kind].uri
         return {"uri": uri, "sha256": storage.sha256(uri), "written": written, "tally": plain(tally)}
 
     largest_first = sorted(tables, key=lambda kind: kind not in _ROW_BYTES)
-    answers = on_each(read, largest_first, out)
+    with (
+        progress.task("Reading tables", len(tables), "tables") as reading,
+        progress.task("events", unit="rows") as rows,
+        reports(progress) as channel,
+    ):
+        count = channel.count(rows)
+        answers = on_each(read, largest_first, out, reading)
     checksums = {answer["uri"].rsplit("/", 1)[-1]: answer["sha256"] for answer in answers}
     return Events(
         directory,
@@ -116,6 +130,12 @@ def _reader(source: Source, kind: str, drugs: DrugMap) -> Callable[[pa.Table], t
         return mapped, left_out + counted
 
     return read
+
+
+def _counted(blocks: Iterable[tuple[pa.Table, Tally]], count: Count) -> Iterator[tuple[pa.Table, Tally]]:
+    for events, tally in blocks:
+        count(len(events))
+        yield events, tally
 
 
 def _write_table(

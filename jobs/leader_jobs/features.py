@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,12 +33,13 @@ from leader_platform.features import feature_table, label_matrix, matrix, probab
 from leader_platform.models.teacher import MERGED, load_head
 from leader_platform.models.vllm_engine import POOLING_PARAMS, engine_arguments, engine_environment
 from leader_platform.preload import preload_environment
-from leader_platform.progress import Progress
+from leader_platform.progress import Progress, Task
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 BATCHES_A_BLOCK = 16  # so much of an engine's work is lost at most when a run is killed
+_BLOCKS_TO_SHOW = 20  # at least, where there is work for as many: rows are seen here when their block is done
 # What an engine asks Ray for. It computes on more, but were it a core, an engine a core would leave none for the stages
 # that feed it, and they would wait for each other for ever.
 ENGINE_CPUS = 0.5
@@ -60,9 +61,9 @@ def generate_features(data: PreparedData, run: Run, config: LeaderConfig, key: s
     dtype = resolve_precision(config.features.dtype, "inference", bundle, progress)
     # What is stored beside the features is what was asked, so that `auto` means its own on another machine.
     resolved = config.model_copy(update={"features": config.features.model_copy(update={"dtype": dtype})})
-    seconds = (
-        _generate(data, run, resolved, parts, done, chunks, total, bundle, progress) if len(done) < total else None
-    )
+    with progress.task("Features", total, "samples", len(done)) as task:
+        left = len(done) < total
+        seconds = _generate(data, run, resolved, parts, done, chunks, total, bundle, progress, task) if left else None
     about: dict[str, Any] = {
         "seconds_per_sample": seconds,
         "engine": config.features.engine,
@@ -71,9 +72,12 @@ def generate_features(data: PreparedData, run: Run, config: LeaderConfig, key: s
         "data": data.fingerprint,
     }
     with run.product(FEATURES, key, config, about, made_from=(TEACHER,)) as directory:
-        for part, name in parts.items():
-            _align(part, storage.join(chunks, name), storage.join(directory, name))
-        about["threshold"] = _threshold(data, directory, config)
+        with progress.task("Features in the samples' order", len(parts), "files") as task:
+            for part, name in parts.items():
+                _align(part, storage.join(chunks, name), storage.join(directory, name))
+                task.advance()
+        with progress.task("Threshold"):
+            about["threshold"] = _threshold(data, directory, config)
     storage.remove(chunks)
 
 
@@ -93,6 +97,7 @@ def _generate(
     total: int,
     bundle: dict[str, float],
     progress: Progress,
+    task: Task,
 ) -> float:
     """Run the pipeline over the samples that are not `done`, saying how far it has come; returns the seconds that a
     sample takes once the engine is warm."""
@@ -101,7 +106,7 @@ def _generate(
     started = time.time()
     version = run.manifest(TEACHER)["id"]
     with on_every_node(run.path(TEACHER, MERGED), version, bundle, config.features.concurrency) as merged:
-        tokens = _tokens(data, config, parts, done, merged)
+        tokens = _tokens(data, config, parts, done, merged, total - len(done))
         engine = _vllm if config.features.engine == "vllm" else _transformers
         written = engine(tokens, merged, bundle, config).map_batches(
             _WriteChunks,
@@ -111,15 +116,27 @@ def _generate(
             num_cpus=LIGHT,
             compute=ray.data.ActorPoolStrategy(size=1),
         )
-        num_done, times = len(done), []
-        rows = FeatureMetrics(total - num_done)
-        for row in written.iter_rows():
-            rows.written(row["written"])
-            told, num_done = num_done, num_done + row["written"]
+        times: list[tuple[float, int]] = []
+        counter = FeatureMetrics(total - len(done))
+        for row in _after_start(iter(written.iter_rows()), progress):
+            counter.written(row["written"])
+            task.advance(row["written"])
             times.append((row["at"], row["written"]))
-            if 10 * num_done // total > 10 * told // total:
-                progress.log(f"  {num_done} of {total} samples")
     return seconds_per_sample(started, times)
+
+
+def _after_start(rows: Iterator[Any], progress: Progress) -> Iterator[Any]:
+    """The same rows; the first is long in coming."""
+    with progress.task("Starting the engine and reading the first samples"):
+        first = next(rows, None)
+    if first is not None:
+        yield first
+        yield from rows
+
+
+def rows_a_block(num_samples: int, batch_size: int) -> int:
+    """How many samples an engine is given at once, in whole batches."""
+    return batch_size * min(BATCHES_A_BLOCK, max(1, num_samples // (_BLOCKS_TO_SHOW * batch_size)))
 
 
 def seconds_per_sample(started: float, written: Sequence[tuple[float, int]]) -> float:
@@ -130,7 +147,9 @@ def seconds_per_sample(started: float, written: Sequence[tuple[float, int]]) -> 
     return (ended - began) / after_first if after_first else (ended - started) / first
 
 
-def _tokens(data: PreparedData, config: LeaderConfig, parts: dict[str, str], done: set[str], merged: str) -> Dataset:
+def _tokens(
+    data: PreparedData, config: LeaderConfig, parts: dict[str, str], done: set[str], merged: str, num_left: int
+) -> Dataset:
     """`sample_id`, `token_ids` and `chunk` (where its feature belongs) of the samples not done.
 
     These stages ask for next to no CPU: on a small machine the engine holds what there is, and a stage before it that
@@ -140,7 +159,7 @@ def _tokens(data: PreparedData, config: LeaderConfig, parts: dict[str, str], don
 
     finished = pa.array(sorted(done), pa.string())
     # What an engine has read of a block reaches the disk when the block is done.
-    block = BATCHES_A_BLOCK * config.features.batch_size
+    block = rows_a_block(num_left, config.features.batch_size)
 
     def read(batch: Any) -> pa.Table:
         samples = storage.read_parquet(str(batch["part"][0]), SAMPLE_COLUMNS).slice(int(batch["start"][0]), block)

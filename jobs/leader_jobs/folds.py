@@ -14,11 +14,14 @@ from leader_platform.data.dataset import PreparedData, is_data_set
 from leader_platform.data.folds import fold_split
 from leader_platform.data.manifest import Counted, fold_manifest
 from leader_platform.data.vocabulary import fit_vocabulary
+from leader_platform.progress import Progress
 
 COPIED = ("titles.parquet", "interactions.parquet")
 
 
-def fold_data(data: PreparedData, fold: int, num_folds: int, seed: int, directory: str) -> PreparedData:
+def fold_data(
+    data: PreparedData, fold: int, num_folds: int, seed: int, directory: str, progress: Progress
+) -> PreparedData:
     """The data set of one fold at `directory`, made from the visits of `data` unless it is there already.
 
     Runs on the Ray that is connected. Its `visits/` stay where they are: only split, vocabulary and samples differ.
@@ -32,7 +35,7 @@ def fold_data(data: PreparedData, fold: int, num_folds: int, seed: int, director
         prompt=PromptConfig.model_validate(data.manifest["prompt_config"]),
     )
     with storage.room_for(directory), storage.staged_directory(directory) as staging:
-        counted = _write(data, split, config, staging, directory)
+        counted = _write(data, split, config, staging, directory, progress)
         for name in COPIED:
             storage.write_bytes(storage.join(staging, name), storage.read_bytes(storage.join(data.uri, name)))
         about = {"fingerprint": identity, "fold": {"number": fold, "of": num_folds, "seed": seed, "visits": data.uri}}
@@ -46,11 +49,13 @@ def _subjects(data: PreparedData) -> list[int]:
     return [subject for part in parts for subject in pc.unique(part).to_pylist()]
 
 
-def _write(data: PreparedData, split: Split, config: LeaderConfig, staging: str, directory: str) -> Counted:
+def _write(
+    data: PreparedData, split: Split, config: LeaderConfig, staging: str, directory: str, progress: Progress
+) -> Counted:
     """Vocabulary and samples of the fold into `staging`; what was counted on the way."""
-    values = count_split_values(data.visit_parts(), split, config.data, directory)
+    values = count_split_values(data.visit_parts(), split, config.data, directory, progress)
     vocabulary = fit_vocabulary(values["train"], config.data.min_code_count)
     storage.write_json(storage.join(staging, "vocabulary.json"), vocabulary.model_dump())
     samples = storage.join(staging, "samples")
-    tally = write_samples(data.visit_parts(), split, vocabulary, data.titles, config, samples, directory)
+    tally = write_samples(data.visit_parts(), split, vocabulary, data.titles, config, samples, directory, progress)
     return Counted(tally, split, values, vocabulary)

@@ -111,7 +111,7 @@ def reads_titles(config: StudentConfig) -> bool:
 def run_stage(name: str, data: PreparedData, run: Run, config: LeaderConfig, resume: bool, progress: Progress) -> None:
     """Make one stage's product on the Ray that is connected."""
     key = stage_key(name, data, config)
-    with storage.room_for(run.uri):
+    with storage.room_for(run.uri), progress.task(f"Stage {name}"):
         _run_stage(name, data, run, config, key, resume, progress)
 
 

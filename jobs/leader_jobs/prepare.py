@@ -114,21 +114,25 @@ def prepare(arguments: PrepareArguments, config: LeaderConfig, progress: Progres
     tables = check(arguments, config)
     source = SOURCES[arguments.source]
     drugs = DrugMap.from_terminology(arguments.terminology) if arguments.terminology else DrugMap.from_package()
-    with storage.room_for(arguments.out), storage.staged_directory(arguments.out) as staging:
+    with (
+        progress.task("Preparing the data set"),
+        storage.room_for(arguments.out),
+        storage.staged_directory(arguments.out) as staging,
+    ):
         work = _Work(config, staging, arguments.out)
         progress.log(f"Reading {len(tables)} tables of {arguments.raw}")
-        events = write_events(source, tables, drugs, config, work.path("events"), arguments.out)
+        events = write_events(source, tables, drugs, config, work.path("events"), arguments.out, progress)
         progress.log("Assembling visits")
-        tally, last_years = _write_visits(events, work)
+        tally, last_years = _write_visits(events, work, progress)
         split = _split(last_years, config)
         visits = [work.visits_part(shard) for shard in range(events.num_shards)]
-        values = count_split_values(visits, split, config.data, work.out)
+        values = count_split_values(visits, split, config.data, work.out, progress)
         vocabulary = fit_vocabulary(values["train"], config.data.min_code_count)
         storage.write_json(work.path("vocabulary.json"), vocabulary.model_dump())
         titles, warnings = _write_titles(events, tables, sum(values.values(), Counter()), arguments, work)
         storage.write_parquet(work.path("interactions.parquet"), interactions(arguments.terminology))
         progress.log(f"Writing samples: {len(vocabulary.medications)} medications in the training vocabulary")
-        tally += write_samples(visits, split, vocabulary, titles, config, work.path("samples"), work.out)
+        tally += write_samples(visits, split, vocabulary, titles, config, work.path("samples"), work.out, progress)
         storage.remove(events.directory)
         tally += events.tally
         described = manifest(source.name, config, Counted(tally, split, values, vocabulary))
@@ -146,7 +150,7 @@ def prepare(arguments: PrepareArguments, config: LeaderConfig, progress: Progres
 # --- events -> visits, split, vocabulary -----------------------------------------------------------------------------
 
 
-def _write_visits(events: Events, work: _Work) -> tuple[Tally, dict[int, int | None]]:
+def _write_visits(events: Events, work: _Work, progress: Progress) -> tuple[Tally, dict[int, int | None]]:
     """Assemble each shard's visits; returns the tally, and each patient's year of the last visit."""
 
     def assemble(shard: int) -> dict[str, Any]:
@@ -158,7 +162,9 @@ def _write_visits(events: Events, work: _Work) -> tuple[Tally, dict[int, int | N
 
     tally: Tally = Counter()
     last_years: dict[int, int | None] = {}
-    for answer in on_each(assemble, range(events.num_shards), work.out):
+    with progress.task("Assembling visits", events.num_shards, "shards") as task:
+        answers = on_each(assemble, range(events.num_shards), work.out, task)
+    for answer in answers:
         tally += tally_of(answer["tally"])
         last_years.update(map(tuple, answer["last_years"]))
     return tally, last_years

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from leader_jobs.folds import fold_data
 from leader_platform.artifacts import Run
-from leader_platform.config import LeaderConfig
+from leader_platform.config import EvaluateConfig, LeaderConfig
 from leader_platform.data.dataset import PreparedData
+from leader_platform.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Part:
     config: LeaderConfig
 
 
-def parts(data: PreparedData, run: Run, config: LeaderConfig) -> Iterator[Part]:
+def parts(data: PreparedData, run: Run, config: LeaderConfig, progress: Progress) -> Iterator[Part]:
     """The parts of `config.evaluate`'s protocol, each made when it is asked for.
 
     The single split with one seed is the run itself. Else every part is a run within it, so that its stages, their
@@ -39,8 +40,13 @@ def parts(data: PreparedData, run: Run, config: LeaderConfig) -> Iterator[Part]:
             continue
         for fold in range(settings.folds):
             folder = run.path("cross_validation", f"{settings.folds}-folds-{settings.fold_seed}", f"fold-{fold}")
-            of_fold = fold_data(data, fold, settings.folds, settings.fold_seed, f"{folder}/data")
+            of_fold = fold_data(data, fold, settings.folds, settings.fold_seed, f"{folder}/data", progress)
             yield Part(f"fold-{fold}{suffix}", seed, of_fold, Run(f"{folder}/seed-{seed}"), seeded)
+
+
+def num_parts(settings: EvaluateConfig) -> int:
+    """How many parts a protocol has."""
+    return settings.num_seeds * (1 if settings.protocol == "split" else settings.folds)
 
 
 def _with_seed(config: LeaderConfig, seed: int) -> LeaderConfig:

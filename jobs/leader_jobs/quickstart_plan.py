@@ -16,9 +16,10 @@ import numpy as np
 from leader_jobs.speed import Speed
 from leader_platform.config import LeaderConfig
 
-# The steps, by the names of the tasks that they are; those of training are the stages'.
-DATA, EVALUATE, SERVE = "data set", "evaluation", "serving"
-STEPS = (DATA, "teacher", "features", "titles", "distill", "student", EVALUATE, SERVE)
+# The steps, by the names of the tasks that they are; those of training are the pipeline's.
+DATA, EVALUATE, SERVE = "Data set", "Evaluating", "Serving"
+_TRAINED = tuple(f"Stage {name}" for name in ("teacher", "features", "titles", "distill", "student"))
+STEPS = (DATA, *_TRAINED, EVALUATE, SERVE)
 
 # Part of the budget that a plan fills: other programs and a machine that slows down need the rest.
 _FILLED = 0.85

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -65,13 +66,23 @@ def run_request(request: Request, progress: Progress, address: str | None = None
     return _evaluate(request, data, run, progress, address)
 
 
+@contextmanager
+def _ray(progress: Progress, address: str | None) -> Iterator[None]:
+    """A Ray session, whose start and end take seconds."""
+    with ExitStack() as stopping, ExitStack() as session:
+        with progress.task("Starting Ray"):
+            session.enter_context(ray_session(address=address))
+        session.callback(lambda: stopping.enter_context(progress.task("Stopping Ray")))
+        yield
+
+
 def _prepare(request: Request, progress: Progress, address: str | None) -> Any:
     from leader_jobs.prepare import PrepareArguments, check, prepare
 
     assert request.raw is not None
     arguments = PrepareArguments(request.source, request.raw, request.data, request.terminology)
     check(arguments, request.config)  # before Ray starts: a wrong path should not take seconds
-    with ray_session(address=address):
+    with _ray(progress, address):
         return prepare(arguments, request.config, progress)
 
 
@@ -81,7 +92,7 @@ def _train(request: Request, data: PreparedData, run: Run, progress: Progress, a
     options = {"resume": request.resume, "force": request.force, "only": request.only}
     if not pipeline.plan(request.stage, data, run, request.config, request.force, request.only):
         return pipeline.train(request.stage, data, run, request.config, progress, **options)
-    with ray_session(address=address):
+    with _ray(progress, address):
         return pipeline.train(request.stage, data, run, request.config, progress, **options)
 
 
@@ -90,7 +101,7 @@ def _tune(request: Request, data: PreparedData, run: Run, progress: Progress, ad
 
     options = {"resume": request.resume, "only": request.only}
     tune.check(data, run, request.config, request.trials, **options)
-    with ray_session(address=address):
+    with _ray(progress, address):
         tune.tune_student(data, run, request.config, request.trials, progress, **options)
 
 
@@ -98,5 +109,5 @@ def _evaluate(request: Request, data: PreparedData, run: Run, progress: Progress
     from leader_jobs.evaluate import evaluate, trains
 
     # Only what trains needs a Ray; to judge what is there, none is started.
-    with ray_session(address=address) if trains(request.config.evaluate) else nullcontext():
+    with _ray(progress, address) if trains(request.config.evaluate) else nullcontext():
         return evaluate(data, run, request.config, progress, request.force)

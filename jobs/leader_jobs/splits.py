@@ -17,12 +17,15 @@ from leader_platform.data.samples import SPLITS, samples, teaches
 from leader_platform.data.tallies import Tally, plain, tally_of
 from leader_platform.data.vocabulary import Vocabulary, count_values
 from leader_platform.errors import UserError
+from leader_platform.progress import Progress
 
 Split = dict[int, str]  # subject -> "train", "validation" or "test"
 UNUSED = "unused"  # beside the splits: visits of training and validation patients that may not teach
 
 
-def count_split_values(parts: Sequence[str], split: Split, config: DataConfig, out: str) -> dict[str, Counter]:
+def count_split_values(
+    parts: Sequence[str], split: Split, config: DataConfig, out: str, progress: Progress
+) -> dict[str, Counter]:
     """`count_values` of each split's visits and of `UNUSED` ones; they lie in the files `parts`, and the data set is to
     lie at `out`."""
     import ray
@@ -35,7 +38,9 @@ def count_split_values(parts: Sequence[str], split: Split, config: DataConfig, o
         return {name: plain(count_values(visits.filter(pc.equal(names, name)))) for name in (*SPLITS, UNUSED)}
 
     values = {name: Counter[Any]() for name in (*SPLITS, UNUSED)}
-    for answer in on_each(count, parts, out):
+    with progress.task("Counting codes", len(parts), "shards") as task:
+        answers = on_each(count, parts, out, task)
+    for answer in answers:
         for name in values:
             values[name].update(tally_of(answer[name]))
     return values
@@ -49,6 +54,7 @@ def write_samples(
     config: LeaderConfig,
     directory: str,
     out: str,
+    progress: Progress,
 ) -> Tally:
     """Write the samples of the visits in `parts` to `directory`/<split>/, a file for each file of visits.
 
@@ -72,7 +78,9 @@ def write_samples(
         return {"tally": plain(tally)}
 
     total: Tally = Counter()
-    for answer in on_each(ask, parts, out):
+    with progress.task("Writing samples", len(parts), "shards") as task:
+        answers = on_each(ask, parts, out, task)
+    for answer in answers:
         total += tally_of(answer["tally"])
     for name in SPLITS:
         if not total[("samples", name)]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from leader_jobs.placement import require_room, worker_bundle
 from leader_jobs.precision import resolve_precision
+from leader_jobs.reports import Count, counted
 from leader_jobs.tokens import SAMPLE_COLUMNS, Tokenise
 from leader_jobs.training import (
     DATASET_FILES,
@@ -31,6 +32,7 @@ from leader_jobs.training import (
     seed_everything,
     tell,
     training_facts,
+    worker_progress,
 )
 from leader_platform import storage
 from leader_platform.artifacts import TEACHER, Run
@@ -67,9 +69,9 @@ def train_teacher(
     resolved = config.model_copy(update={"teacher": teacher.model_copy(update={"dtype": dtype})})
     num_samples = data.manifest["splits"]["train"]["samples"]
     total_steps = _total_steps(teacher, num_samples)
-    tokens = {"train": _tokens(data, "train", config)}
+    tokens = {"train": _tokens(data, "train", config, progress)}
     if teacher.evaluate_steps is not None or teacher.head_warm_start:
-        tokens["validation"] = _tokens(data, "validation", config, teacher.validation_samples)
+        tokens["validation"] = _tokens(data, "validation", config, progress, teacher.validation_samples)
     head = run.scratch("teacher_head", key)
     about: dict[str, Any] = {"backbone": teacher.backbone, "dtype": dtype, **data_facts(data)}
     if teacher.head_warm_start and not (resume and storage.exists(head)):
@@ -87,7 +89,7 @@ def train_teacher(
     )
     about |= training_facts(history)
     progress.log("Exporting the adapter, the head and the merged model")
-    with run.product(TEACHER, key, config, about) as directory:
+    with progress.task("Exporting the teacher"), run.product(TEACHER, key, config, about) as directory:
         # In a process of its own that ends with it: this one lives on through the later stages.
         task = ray.remote(num_cpus=1, memory=exporting["memory"], max_calls=1)(export)
         exported = task.remote(checkpoint, directory, resolved.teacher)
@@ -119,20 +121,25 @@ def _environment(config: LeaderConfig) -> dict[str, str]:
     return {} if config.resources.gpus_per_worker > 0 else preload_environment()
 
 
-def _tokens(data: PreparedData, split: str, config: LeaderConfig, at_most: int | None = None) -> Dataset:
+def _tokens(
+    data: PreparedData, split: str, config: LeaderConfig, progress: Progress, at_most: int | None = None
+) -> Dataset:
     import ray
 
     samples = ray.data.read_parquet(data.sample_parts(split), columns=SAMPLE_COLUMNS)
-    tokens = (samples if at_most is None else samples.limit(at_most)).map_batches(
-        Tokenise,
-        fn_constructor_args=(data.uri, config.teacher.backbone, config.prompt),
-        batch_format="pyarrow",
-        batch_size=256,
-        num_cpus=0.5,
-        compute=ray.data.ActorPoolStrategy(size=1),
-    )
-    # Tokenised once and kept in the object store (which spills to disk): epochs read the same tokens again.
-    return tokens.materialize()
+    total = data.manifest["splits"][split]["samples"]
+    total = total if at_most is None else min(total, at_most)
+    with counted(progress, f"Tokenising {split} samples", total, "samples") as count:
+        tokens = (samples if at_most is None else samples.limit(at_most)).map_batches(
+            Tokenise,
+            fn_constructor_args=(data.uri, config.teacher.backbone, config.prompt, count),
+            batch_format="pyarrow",
+            batch_size=256,
+            num_cpus=0.5,
+            compute=ray.data.ActorPoolStrategy(size=1),
+        )
+        # Tokenised once and kept in the object store (which spills to disk): epochs read the same tokens again.
+        return tokens.materialize()
 
 
 def _warm_start(
@@ -146,10 +153,10 @@ def _warm_start(
     progress.log(f"Fitting the head on the states of the untuned {config.teacher.backbone}")
     resources = config.resources
 
-    def read(rows: Dataset) -> Dataset:
+    def read(rows: Dataset, count: Count) -> Dataset:
         return rows.map_batches(
             ReadStates,
-            fn_constructor_args=(config.teacher, max(1, int(resources.cpus_per_worker))),
+            fn_constructor_args=(config.teacher, max(1, int(resources.cpus_per_worker)), count),
             batch_format="pyarrow",
             batch_size=64,
             num_cpus=resources.cpus_per_worker,
@@ -158,9 +165,13 @@ def _warm_start(
             runtime_env={"env_vars": _environment(config)},
         ).materialize()
 
-    states = [read(tokens["train"].limit(config.teacher.head_warm_start_samples)), read(tokens["validation"])]
-    fit = ray.remote(num_cpus=1, max_calls=1)(_fit_head)
-    told: dict[str, Any] = ray.get(fit.remote(states, data.uri, config.teacher, directory))
+    rows = [tokens["train"].limit(config.teacher.head_warm_start_samples), tokens["validation"]]
+    total = sum(part.count() for part in rows)
+    with counted(progress, "Reading states for the head", total, "samples") as count:
+        states = [read(part, count) for part in rows]
+    with progress.task("Fitting the head"):
+        fit = ray.remote(num_cpus=1, max_calls=1)(_fit_head)
+        told: dict[str, Any] = ray.get(fit.remote(states, data.uri, config.teacher, directory))
     progress.log(f"  {told['samples']} samples  validation PRAUC {told['prauc']:.4g}")
     return told
 
@@ -222,30 +233,33 @@ def _worker(arguments: dict[str, Any]) -> None:
             tuning.restore(Path(folder))
     padding_id = load_tokenizer(teacher.backbone).pad_token_id
     weights = label_weights(class_frequency(data), teacher, device)
-    validate = _validator(tuning, teacher, padding_id, arguments)
+    progress = worker_progress(arguments)
+    validate = _validator(tuning, teacher, padding_id, arguments, progress)
     place = tuning.place
-    if place.step == 0:
-        validate()  # tuning must beat what it begins with
-    progress = _Progress(arguments)
-    for rows in steps(train.get_dataset_shard("train"), teacher, place, total_steps):
-        seed_everything(teacher.seed, rank, place.step)  # a resumed run draws the dropout an undisturbed one does
-        began = time.monotonic()
-        with memory_told(place.step):
-            loss, num_tokens = train_step(model, rows, padding_id, tuning.optimizer, weights, teacher, scaler)
-        tuning.scheduler.step()
-        progress.add(require_finite(loss, "teacher", place.step), num_tokens, time.monotonic() - began)
-        last = place.step == total_steps
-        if place.step % teacher.log_steps == 0 or last:
-            progress.tell(place.step)
-        if teacher.evaluate_steps is not None and (place.step % teacher.evaluate_steps == 0 or last):
-            validate()
-        if place.step % teacher.checkpoint_steps == 0 or last or place.out_of_patience(teacher):
-            _report(tuning, loss, rank)
+    log = _StepLog(arguments)
+    with progress.task("LoRA", total_steps, "steps", place.step) as task:
+        if place.step == 0:
+            validate()  # tuning must beat what it begins with
+        for rows in steps(train.get_dataset_shard("train"), teacher, place, total_steps):
+            seed_everything(teacher.seed, rank, place.step)  # a resumed run draws the dropout an undisturbed one does
+            began = time.monotonic()
+            with memory_told(place.step):
+                loss, num_tokens = train_step(model, rows, padding_id, tuning.optimizer, weights, teacher, scaler)
+            tuning.scheduler.step()
+            log.add(require_finite(loss, "teacher", place.step), num_tokens, time.monotonic() - began)
+            task.update(place.step, loss=loss)
+            last = place.step == total_steps
+            if place.step % teacher.log_steps == 0 or last:
+                log.tell(place.step)
+            if teacher.evaluate_steps is not None and (place.step % teacher.evaluate_steps == 0 or last):
+                validate()
+            if place.step % teacher.checkpoint_steps == 0 or last or place.out_of_patience(teacher):
+                _report(tuning, loss, rank)
 
 
 @dataclass
-class _Progress:
-    """Steps since the last line of progress."""
+class _StepLog:
+    """Steps since the last line about them."""
 
     arguments: dict[str, Any]
     losses: list[float] = field(default_factory=list)
@@ -257,13 +271,15 @@ class _Progress:
         self.num_tokens, self.seconds = self.num_tokens + num_tokens, self.seconds + seconds
 
     def tell(self, step: int) -> None:
-        """A line of progress: the mean loss, and the speed of the steps alone, without validations and checkpoints."""
+        """A line: the mean loss, and the speed of the steps alone, without validations and checkpoints."""
         loss, rate = sum(self.losses) / len(self.losses), self.num_tokens / self.seconds
         tell(self.arguments, {"step": step, "loss": loss, "tokens_per_second": rate})
         self.losses, self.num_tokens, self.seconds = [], 0, 0.0
 
 
-def _validator(tuning: Tuning, config: TeacherConfig, padding_id: int, arguments: dict[str, Any]) -> Callable[[], None]:
+def _validator(
+    tuning: Tuning, config: TeacherConfig, padding_id: int, arguments: dict[str, Any], progress: Progress
+) -> Callable[[], None]:
     """A function that validates the weights as they are now; it does nothing where validations are off.
 
     Every worker validates on all samples, and all keep to the first one's answer: a last digit must not end one worker
@@ -281,7 +297,8 @@ def _validator(tuning: Tuning, config: TeacherConfig, padding_id: int, arguments
     rows = [row for batch in shard.iter_batches(batch_size=256, batch_format="pyarrow") for row in batch.to_pylist()]
 
     def validate() -> None:
-        answer = [validation_prauc(tuning.model, rows, padding_id, config.micro_batch_tokens)]
+        with progress.task("validation", len(rows), "samples") as task:
+            answer = [validation_prauc(tuning.model, rows, padding_id, config.micro_batch_tokens, task.advance)]
         if torch.distributed.is_initialized():
             torch.distributed.broadcast_object_list(answer, src=0)
         tuning.judge(answer[0])

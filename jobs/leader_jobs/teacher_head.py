@@ -6,6 +6,7 @@ A head that begins at nothing sends the adapter arbitrary gradients until it has
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -37,14 +38,17 @@ NO_LABELS = (
 class ReadStates:
     """A Ray Data stage: tokens in, `hidden_state` of the untuned backbone out, labels beside it."""
 
-    def __init__(self, config: TeacherConfig, num_threads: int) -> None:
+    def __init__(
+        self, config: TeacherConfig, num_threads: int, on_batch: Callable[[int], None] = lambda number: None
+    ) -> None:
         torch.set_num_threads(num_threads)
         self.engine = TransformersEngine(config.backbone, config.dtype, config.pooling, config.depth)
+        self.on_batch = on_batch
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         import pyarrow as pa
 
-        states = self.engine.states(batch["token_ids"].to_pylist())
+        states = self.engine.states(batch["token_ids"].to_pylist(), on_batch=self.on_batch)
         lists = pa.FixedSizeListArray.from_arrays(pa.array(states.reshape(-1)), states.shape[1])
         return batch.select(["label_indices", "previous_indices"]).append_column("hidden_state", lists)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -184,13 +184,21 @@ def _logits(model: Teacher, batch: Sequence[Row], padding_id: int) -> Tensor:
 
 
 @torch.no_grad()
-def validation_prauc(model: Teacher, rows: Sequence[Row], padding_id: int, max_tokens: int) -> float:
-    """PRAUC averaged over samples; those without a label say nothing and are left out."""
+def validation_prauc(
+    model: Teacher,
+    rows: Sequence[Row],
+    padding_id: int,
+    max_tokens: int,
+    on_batch: Callable[[int], None] = lambda number: None,
+) -> float:
+    """PRAUC averaged over samples; those without a label say nothing and are left out. `on_batch` gets the size of each
+    batch that is done."""
     model.eval()
     scores, labels = [], []
     for batch in micro_batches(rows, max_tokens):
         scores.append(_logits(model, batch, padding_id).cpu())
         labels.append(multi_hot([row["label_indices"] for row in batch], model.head.out_features))
+        on_batch(len(batch))
     model.train()
     each = average_precision(torch.cat(labels).numpy().astype(bool), probabilities(torch.cat(scores).numpy()))
     return float(np.nanmean(each))

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from leader_jobs.placement import require_room, worker_bundle
 from leader_jobs.precision import resolve_precision
+from leader_jobs.reports import counted
 from leader_platform import storage
 from leader_platform.artifacts import TITLES, Run
 from leader_platform.config import LeaderConfig
@@ -47,7 +48,8 @@ def read_code_titles(data: PreparedData, run: Run, config: LeaderConfig, key: st
     )(read_titles)
     threads = max(1, int(resources.cpus_per_worker))
     reading = (config.teacher.backbone, config.student.title_depth, dtype)
-    states: np.ndarray = ray.get(task.remote(texts, *reading, threads))
+    with counted(progress, "Reading titles", len(codes), "codes") as count:
+        states: np.ndarray = ray.get(task.remote(texts, *reading, threads, count))
     about: dict[str, Any] = {
         "codes": len(codes),
         "backbone": config.teacher.backbone,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from leader_platform.config import PromptConfig
@@ -21,10 +22,12 @@ class Tokenise:
     """A Ray Data stage: samples in; `sample_id`, `token_ids` that fit the model, `label_indices` and `previous_indices`
     (of the visit before) out, other columns as they were. One tokenizer and one dictionary of titles a process."""
 
-    def __init__(self, data_uri: str, tokenizer: str, prompt: PromptConfig) -> None:
+    def __init__(
+        self, data_uri: str, tokenizer: str, prompt: PromptConfig, on_batch: Callable[[int], None] = lambda number: None
+    ) -> None:
         data = PreparedData(data_uri)
         self.titles, self.vocabulary, self.prompt = data.titles, data.vocabulary, prompt
-        self.tokenizer = load_tokenizer(tokenizer)
+        self.tokenizer, self.on_batch = load_tokenizer(tokenizer), on_batch
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         import pyarrow as pa
@@ -39,6 +42,7 @@ class Tokenise:
         kept = batch.select([name for name in batch.column_names if name == "sample_id" or name not in SAMPLE_COLUMNS])
         for name, lists in columns.items():
             kept = kept.append_column(name, pa.array(lists, pa.list_(pa.int32())))
+        self.on_batch(len(rows))
         return kept
 
     def _fitted(self, record: PatientRecord) -> list[int]:

@@ -6,18 +6,18 @@ import math
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leader_jobs.metrics import TrainingMetrics
-from leader_jobs.placement import on_node, require_room, worker_bundle
+from leader_jobs.placement import require_room, worker_bundle
+from leader_jobs.reports import progress_to, reports
 from leader_platform import storage
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.errors import RunError, UserError, find_cause
-from leader_platform.progress import Progress
+from leader_platform.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 # A lost machine may cost two: Ray tries again before it knows that the machine is lost.
 _TRIES = 4
-_LOOK_EVERY_S = 0.5
 DATASET_FILES = ("vocabulary.json", "titles.parquet", "interactions.parquet")
 
 
@@ -128,10 +127,17 @@ def run_trainer(
     # By a dict, since Ray's type hints are those of another RunConfig.
     before_start: dict[str, Any] = {"worker_runtime_env": {"env_vars": dict(environment or {})}}
     product = name.rpartition("-")[0] or name  # its scratch folder is named by it and by a fingerprint
-    with _reports(progress, TrainingMetrics(product)) as (queue, history):
+    metrics, history = TrainingMetrics(product), list[dict[str, Any]]()
+
+    def take(told: dict[str, Any]) -> None:
+        history.append(told)
+        metrics.told(told)
+        progress.log("  " + "  ".join(f"{name} {_shown(value)}" for name, value in told.items()))
+
+    with progress.task(f"Training the {product.replace('_', ' ')}"), reports(progress, take) as channel:
         trainer = TorchTrainer(
             loop,
-            train_loop_config={**arguments, "reports": queue},
+            train_loop_config={**arguments, "reports": channel.queue},
             datasets=datasets,
             dataset_config=DataConfig(datasets_to_split=["train"]),
             scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=per_worker),
@@ -223,38 +229,11 @@ def tell(arguments: dict[str, Any], told: dict[str, Any]) -> None:
         arguments["reports"].put(told)
 
 
-@contextmanager
-def _reports(progress: Progress, metrics: TrainingMetrics) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-    """A queue from the workers to this process, and the list of what came through it; each is logged and
-    becomes a metric.
+def worker_progress(arguments: dict[str, Any]) -> Progress:
+    """In a worker: what its tasks report to; of several workers the first one's are shown."""
+    from ray import train
 
-    Ray Train hands reports to its controller, another process; a person watches this one.
-    """
-    import ray
-    from ray.util.queue import Queue
-
-    # On this machine, without which there is nobody to tell: elsewhere it would be one more thing that can be lost.
-    here = on_node(ray.get_runtime_context().get_node_id())
-    queue, history, ended = Queue(actor_options={"num_cpus": 0, **here}), [], threading.Event()
-
-    def follow() -> None:
-        over = False
-        while not over:
-            over = ended.wait(_LOOK_EVERY_S)  # before the last look, so that nothing is missed
-            # By its size: to be told that nothing is there counts as a failed task, red in the dashboard.
-            for told in queue.get_nowait_batch(queue.size()):
-                history.append(told)
-                metrics.told(told)
-                progress.log("  " + "  ".join(f"{name} {_shown(value)}" for name, value in told.items()))
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield queue, history
-    finally:
-        ended.set()
-        thread.join()
-        queue.shutdown()
+    return progress_to(arguments["reports"]) if train.get_context().get_world_rank() == 0 else SILENT
 
 
 def _shown(value: Any) -> str:

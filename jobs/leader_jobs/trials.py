@@ -27,7 +27,7 @@ from leader_platform.data.vocabulary import Vocabulary
 from leader_platform.errors import UserError
 from leader_platform.features import probabilities, read_features
 from leader_platform.models.code_book import CodeBook
-from leader_platform.progress import Progress
+from leader_platform.progress import Progress, Task
 
 # What Tune maximises: the best validation PRAUC of a trial's epochs so far, whose weights a training would keep.
 _OBJECTIVE = "best_prauc"
@@ -47,14 +47,15 @@ def run_trials(
     _set_up_tune()
     num_concurrent = _num_concurrent(config.tune.cpus_per_trial)
     progress.log(f"Searching over {', '.join(drawn[0])}: {len(drawn)} trials, {num_concurrent} at a time")
-    trial = _trial_on(data, run, config, drawn, directory)
-    _Lines.tell, _Lines.num_trials = progress.log, len(drawn)
-    tuner = (
-        tune.Tuner.restore(directory, trial, resume_errored=True)
-        if resume
-        else _tuner(trial, config, len(drawn), num_concurrent, directory)
-    )
-    results = tuner.fit()
+    with progress.task("Search", len(drawn), "trials") as task:
+        trial = _trial_on(data, run, config, drawn, directory)
+        _Lines.tell, _Lines.task, _Lines.num_trials = progress.log, task, len(drawn)
+        tuner = (
+            tune.Tuner.restore(directory, trial, resume_errored=True)
+            if resume
+            else _tuner(trial, config, len(drawn), num_concurrent, directory)
+        )
+        results = tuner.fit()
     rows = [_row(results[index], drawn) for index in range(len(results))]
     return sorted(rows, key=lambda row: row["trial"])
 
@@ -140,11 +141,13 @@ class _Lines(tune.Callback):
     """A line for each trial that ends. Tune restores its callbacks from a file, so what they tell to is the class's."""
 
     tell: ClassVar[Callable[[str], None]]
+    task: ClassVar[Task]
     num_trials: ClassVar[int]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         done = [other.last_result for other in trials if _OBJECTIVE in other.last_result]
         best = max(told[_OBJECTIVE] for told in done)
+        _Lines.task.advance(best_prauc=best)
         told = trial.last_result
         how = told["failure"] or f"{'ended' if told['ended'] else 'stopped'} after {told['epoch']} epochs"
         _Lines.tell(
@@ -152,6 +155,7 @@ class _Lines(tune.Callback):
         )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        _Lines.task.advance()
         _Lines.tell(f"  {_name(trial)} of {_Lines.num_trials}: its worker failed")
 
 

@@ -152,17 +152,19 @@ def wait_for_nodes(state: ClusterState, wanted: int, progress: Progress) -> None
     """Until `wanted` nodes are up, saying how many are; `RunError` where they are not within half an hour, in which a
     machine can install everything."""
     deadline, told = time.monotonic() + _NODES_PATIENCE_S, -1
-    while told < wanted:
-        up = sum(node["state"] == "ALIVE" for node in status(state)["nodes"])
-        if up != told:
-            progress.log(f"{up} of {wanted} nodes are up")
-        told = up
-        if up < wanted and time.monotonic() > deadline:
-            raise RunError(
-                f"Only {up} of {wanted} nodes are up after {_NODES_PATIENCE_S / 60:.0f} minutes; "
-                f"`ray monitor {state.address}` shows what the head says of the others."
-            )
-        time.sleep(2.0 if up < wanted else 0.0)
+    with progress.task("Waiting for nodes", wanted, "nodes") as task:
+        while told < wanted:
+            up = sum(node["state"] == "ALIVE" for node in status(state)["nodes"])
+            if up != told:
+                progress.log(f"{up} of {wanted} nodes are up")
+                task.update(up)
+            told = up
+            if up < wanted and time.monotonic() > deadline:
+                raise RunError(
+                    f"Only {up} of {wanted} nodes are up after {_NODES_PATIENCE_S / 60:.0f} minutes; "
+                    f"`ray monitor {state.address}` shows what the head says of the others."
+                )
+            time.sleep(2.0 if up < wanted else 0.0)
 
 
 def temp_dir_of(home: Path) -> Path:

@@ -54,21 +54,24 @@ def submit_and_follow(
     """
     # Another machine's Python lies elsewhere; there the job takes what its environment calls python.
     python = sys.executable if state.pid is not None else "python"
-    client = _client(state)
-    if writes is not None:
-        _refuse_second(state, writes)
-    job_id = client.submit_job(
-        entrypoint=shlex.join([python, "-m", entrypoint_module, *arguments]),
-        metadata={"name": name} | ({"writes": writes} if writes else {}),
-        runtime_env={"env_vars": working_environment} if working_environment else None,
-    )
-    _watch(client, job_id, name, progress)
+    with progress.task(name):
+        client = _client(state)
+        if writes is not None:
+            _refuse_second(state, writes)
+        job_id = client.submit_job(
+            entrypoint=shlex.join([python, "-m", entrypoint_module, *arguments]),
+            metadata={"name": name} | ({"writes": writes} if writes else {}),
+            runtime_env={"env_vars": working_environment} if working_environment else None,
+        )
+        _watch(client, job_id, name, progress)
 
 
 def attach(state: ClusterState, job_id: str, progress: Progress) -> None:
     """Follow a job that runs, or ran, from its first line, as the command did that submitted it."""
     job = find_job(state, job_id)
-    _watch(_client(state), job["job_id"], job["name"] or job["job_id"], progress)
+    name = job["name"] or job["job_id"]
+    with progress.task(f"Following {name}"):
+        _watch(_client(state), job["job_id"], name, progress)
 
 
 def read_log(state: ClusterState, job_id: str) -> list[str]:
@@ -116,7 +119,7 @@ def find_job(state: ClusterState, job_id: str) -> dict[str, Any]:
 
 def _watch(client: JobSubmissionClient, job_id: str, name: str, progress: Progress) -> None:
     try:
-        with progress.task(name), progress.mirror() as mirror:
+        with progress.mirror() as mirror:
             log = _Log(progress.log, mirror.show)
             asyncio.run(_follow(client, job_id, log))
             _raise_failure(client, job_id, name, log)

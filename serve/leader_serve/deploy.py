@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from leader_platform.dashboard import is_local, last_line
 from leader_platform.errors import RunError, UserError
-from leader_platform.progress import SILENT, Progress
+from leader_platform.progress import SILENT, Progress, Task
 from leader_serve.dashboard import Dashboard
 from leader_serve.plans import Running
 from leader_serve.releases import APPLICATION, TEACHER_APPLICATIONS, IngressArguments
@@ -41,13 +41,15 @@ def deploy(
     details = dashboard.details()
     _refuse_other_applications(details, "deploying")
     if _is_ending(details, APPLICATION):
-        _wait_until_gone(dashboard)
+        with progress.task("Waiting for the former application's end"):
+            _wait_until_gone(dashboard)
         details = dashboard.details()
     here = is_local(dashboard_url) and not forwarded
     _check_port(details, here, **config["http_options"])
     dashboard.put(config)
     names = [application["name"] for application in config["applications"]]
-    _wait_until_running(dashboard, names, progress, time.monotonic() + timeout_s)
+    with progress.task("Deploying", unit="replicas") as task:
+        _wait_until_running(dashboard, names, progress, task, time.monotonic() + timeout_s)
 
 
 def running(dashboard_url: str, token: str | None = None) -> Running | None:
@@ -92,7 +94,7 @@ def status(dashboard_url: str, token: str | None = None) -> dict[str, Any]:
     }
 
 
-def shutdown(dashboard_url: str, token: str | None = None) -> bool:
+def shutdown(dashboard_url: str, token: str | None = None, progress: Progress = SILENT) -> bool:
     """Take the application away and free its port. False where none was deployed."""
     dashboard = Dashboard(dashboard_url, token)
     details = dashboard.details()
@@ -100,8 +102,9 @@ def shutdown(dashboard_url: str, token: str | None = None) -> bool:
     # Serve outlives its last application and then holds the port still.
     if details.get("http_options") is None:
         return False
-    dashboard.delete()
-    _wait_until_gone(dashboard)
+    with progress.task("Stopping the application"):
+        dashboard.delete()
+        _wait_until_gone(dashboard)
     return _merged(details, OURS)["status"] != "NOT_STARTED"
 
 
@@ -143,13 +146,21 @@ def _is_ending(details: dict[str, Any], name: str) -> bool:
     return bool(details["applications"].get(name, {}).get("status") == "DELETING")
 
 
-def _wait_until_running(dashboard: Dashboard, names: Sequence[str], progress: Progress, deadline: float) -> None:
+def _wait_until_running(
+    dashboard: Dashboard, names: Sequence[str], progress: Progress, task: Task, deadline: float
+) -> None:
     told = ""
     while True:
         details = dashboard.details()
         application = _merged(details, names)
         if any(name not in details["applications"] or _is_ending(details, name) for name in names):
             application["status"] = "NOT_STARTED"
+        deployments = application["deployments"].values()
+        task.update(
+            sum(_running(deployment) for deployment in deployments),
+            sum(deployment["target_num_replicas"] for deployment in deployments) or None,
+            status=application["status"].lower().replace("_", " "),
+        )
         line = _progress(application)
         if line != told:
             progress.log(line)

@@ -10,6 +10,8 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -45,15 +47,34 @@ class Workspace:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.serve_port, self.dashboard_port = free_port(), free_port()
+        self.longest_silence_s = 0.0  # of the last command's error stream
 
     def leader(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         settings = [f"--set={setting}" for setting in (*SMALL, f"serve.port={self.serve_port}")]
         command = [str(Path(sys.executable).parent / "leader"), f"--home={self.home}", "--recipe=quickstart", *settings]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        done = subprocess.run(
-            [*command, *arguments], capture_output=True, text=True, env=environment, timeout=900, check=False
-        )
+        with tempfile.TemporaryFile("w+") as output:
+            process = subprocess.Popen(
+                [*command, *arguments], stdout=output, stderr=subprocess.PIPE, text=True, env=environment
+            )
+            remarks, times = [], [time.monotonic()]
+
+            def read() -> None:
+                assert process.stderr is not None
+                for line in process.stderr:
+                    remarks.append(line)
+                    times.append(time.monotonic())
+
+            reader = threading.Thread(target=read)
+            reader.start()
+            process.wait(timeout=900)
+            reader.join()
+            output.seek(0)
+            done = subprocess.CompletedProcess(process.args, process.returncode, output.read(), "".join(remarks))
         assert done.returncode == code, done.stdout + done.stderr
+        self.longest_silence_s = max(
+            later - earlier for earlier, later in zip(times, [*times[1:], time.monotonic()], strict=True)
+        )
         return done
 
     def json(self, *arguments: str) -> Any:
@@ -90,7 +111,11 @@ def workspace(mimic4_demo: Path, terminology: Path, tmp_path_factory: pytest.Tem
 @pytest.fixture(scope="module")
 def trained(workspace: Workspace) -> Workspace:
     """Every stage run on the cluster, evaluated and deployed."""
-    workspace.leader("train", "--stage", "distill")
+    shown = workspace.leader("train", "--stage", "distill")
+    # Followed through a Ray job: no more than ten seconds without a line, and no more lines than a person reads.
+    assert workspace.longest_silence_s < 10
+    assert len(shown.stderr.splitlines()) < 200
+    assert "LEADER-PROGRESS" not in shown.stderr
     workspace.leader("train", "--stage", "student")
     return workspace
 

@@ -44,6 +44,15 @@ match sys.argv[1]:
         sys.exit(2)
     case "crash":
         raise SystemError("the sky fell")
+    case "count":
+        from leader_platform.progress import job_progress
+
+        progress = job_progress()
+        with progress.task("Lesen – 読む", 40, "samples") as task:
+            for _ in range(40):
+                print("remark", end="" if task.done % 2 else chr(10))
+                task.advance()
+                time.sleep(0.2)
     case "train":
         from leader_jobs.metrics import TrainingMetrics
 
@@ -123,6 +132,13 @@ def test_jobs_are_followed_and_their_failures_told(home: Path, state: ClusterSta
     run("good")
     assert "answer 42" in lines
     assert not any("Running entrypoint" in line for line in lines)
+    run("count")
+    assert any(line.startswith("Lesen – 読む: ") and " of 40 samples, " in line for line in lines), lines
+    assert lines[-1].startswith("toy count: done in ") or lines[-1].startswith("Lesen – 読む: 40 samples in ")
+    assert not any("LEADER-PROGRESS" in line for line in lines)
+    read = ray_jobs.read_log(state, "last")
+    assert sum("読む" in line for line in read) <= 6
+    assert not any("LEADER-PROGRESS" in line for line in read)
     with pytest.raises(UserError, match=r"^No data set is at DIR; run prepare\.$"):
         run("bad input")
     with pytest.raises(RunError, match=r"(?s)raysubmit_.* \(toy crash\) failed.*the sky fell"):
@@ -131,7 +147,7 @@ def test_jobs_are_followed_and_their_failures_told(home: Path, state: ClusterSta
     result = CliRunner().invoke(app, ["--home", str(home), "--json", "cluster", "status"])
     status = json.loads(result.stdout)
     jobs = {job["name"]: job["status"] for job in status["jobs"]}
-    assert jobs == {"toy good": "SUCCEEDED", "toy bad input": "FAILED", "toy crash": "FAILED"}
+    assert jobs == {"toy good": "SUCCEEDED", "toy count": "SUCCEEDED", "toy bad input": "FAILED", "toy crash": "FAILED"}
     assert status["resources"]["CPU"] == {"total": 2.0, "available": 2.0}
     assert [node["state"] for node in status["nodes"]] == ["ALIVE"]
 
@@ -154,7 +170,8 @@ def test_a_job_whose_terminal_is_gone_is_listed_read_followed_and_stopped(
 
     terminal = threading.Thread(target=follow, daemon=True)
     terminal.start()
-    assert lines.get(timeout=60) == "waiting"
+    while lines.get(timeout=60) != "waiting":
+        pass
     first = json.loads(leader("list").stdout)["jobs"][0]
     assert (first["name"], first["status"]) == ("toy wait", "RUNNING")
     assert json.loads(leader("logs").stdout)["lines"] == ["waiting"]

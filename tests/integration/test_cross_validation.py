@@ -16,7 +16,7 @@ from leader_platform.artifacts import EVALUATION, Run
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.errors import RunError, UserError
-from leader_platform.progress import LineProgress
+from leader_platform.progress import SILENT, LineProgress
 from leader_platform.settings import load_config
 
 pytestmark = pytest.mark.slow
@@ -37,7 +37,7 @@ def subjects(data: PreparedData, split: str) -> set[int]:
 def test_a_fold_keeps_patients_apart_and_knows_its_training_patients_codes_alone(
     data: PreparedData, tmp_path: Path
 ) -> None:
-    folds = [fold_data(data, fold, 2, 0, str(tmp_path / f"fold-{fold}")) for fold in range(2)]
+    folds = [fold_data(data, fold, 2, 0, str(tmp_path / f"fold-{fold}"), SILENT) for fold in range(2)]
     for fold in folds:
         train, validation, test = (subjects(fold, split) for split in ("train", "validation", "test"))
         assert not train & validation
@@ -50,7 +50,7 @@ def test_a_fold_keeps_patients_apart_and_knows_its_training_patients_codes_alone
         subject for split in ("train", "validation", "test") for subject in subjects(data, split)
     }
     assert folds[0].fingerprint != folds[1].fingerprint
-    again = fold_data(data, 0, 2, 0, str(tmp_path / "again"))
+    again = fold_data(data, 0, 2, 0, str(tmp_path / "again"), SILENT)
     assert again.fingerprint == folds[0].fingerprint
 
 

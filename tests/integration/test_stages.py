@@ -30,23 +30,43 @@ from leader_platform.errors import UserError
 from leader_platform.features import read_features
 from leader_platform.models.teacher import load_head
 from leader_platform.predict import StudentPredictor, TeacherPredictor
-from leader_platform.progress import LineProgress
+from leader_platform.progress import SILENT, LineProgress
 from leader_platform.settings import load_config
 
 pytestmark = pytest.mark.slow
 
 
-def do_nothing(_: str) -> None:
-    """For stages whose progress a test does not look at."""
+@pytest.fixture(scope="module")
+def lines() -> list[tuple[float, str]]:
+    """What the stages of `run` wrote, and when."""
+    return []
 
 
 @pytest.fixture(scope="module")
-def run(data: PreparedData, config: LeaderConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(
+    data: PreparedData, config: LeaderConfig, tmp_path_factory: pytest.TempPathFactory, lines: list[tuple[float, str]]
+) -> Run:
     """A run with every stage done."""
     run = Run(str(tmp_path_factory.mktemp("run")))
-    assert pipeline.train("all", data, run, config, LineProgress(print)) == ["teacher", "features", "titles", "distill"]
-    pipeline.train("student", data, run, config, LineProgress(print))
+    lines.append((time.monotonic(), "begun"))
+    progress = LineProgress(lambda line: lines.append((time.monotonic(), line)), every_s=2.0)
+    assert pipeline.train("all", data, run, config, progress) == ["teacher", "features", "titles", "distill"]
+    pipeline.train("student", data, run, config, progress)
+    lines.append((time.monotonic(), "done"))
+    assert [status.name for status in progress.ended if status.name.startswith("Stage ")] == [
+        f"Stage {name}" for name in ("teacher", "features", "titles", "distill", "student")
+    ]
     return run
+
+
+def test_no_stage_is_silent(run: Run, lines: list[tuple[float, str]]) -> None:
+    times = [at for at, _ in lines]
+    # A few seconds may pass in libraries that hold Python's lock while they are imported.
+    assert max(np.diff(times)) < 2.0 + 4.0, lines
+    written = "\n".join(line for _, line in lines)
+    assert "Stage teacher: " in written
+    assert "LoRA: 12 steps in " in written
+    assert "Reading titles: " in written
 
 
 def test_the_teacher_learns_and_exports_what_it_learnt(run: Run, data: PreparedData, config: LeaderConfig) -> None:
@@ -121,7 +141,7 @@ def test_a_killed_worker_changes_nothing(data: PreparedData, config: LeaderConfi
     """A worker killed between checkpoints goes on from the last one and ends with an undisturbed run's weights."""
     long = load_config(config, None, ["teacher.max_steps=60", "teacher.max_epochs=9", "teacher.checkpoint_steps=10"])
     undisturbed, disturbed = Run(str(tmp_path / "a")), Run(str(tmp_path / "b"))
-    pipeline.train("teacher", data, undisturbed, long, do_nothing)
+    pipeline.train("teacher", data, undisturbed, long, SILENT)
     kill_once, kills = kill_at("step 25")
     pipeline.train("teacher", data, disturbed, long, kill_once)
     assert len(kills) == 1
@@ -155,7 +175,7 @@ def test_the_teacher_predicts_what_its_features_say(run: Run, data: PreparedData
 
 
 def test_evaluation_covers_models_and_groups(run: Run, data: PreparedData, config: LeaderConfig) -> None:
-    result = evaluate(data, run, config, do_nothing)
+    result = evaluate(data, run, config, SILENT)
     assert set(result["models"]) == set(config.evaluate.models)
     for groups in result["models"].values():
         assert groups["all"]["samples"] == groups["first_visit"]["samples"] + groups["multi_visit"]["samples"]
@@ -163,7 +183,7 @@ def test_evaluation_covers_models_and_groups(run: Run, data: PreparedData, confi
         assert 0 < low <= prauc <= high <= 1
     assert result["prescriptions"]["all"]["medications_per_visit"][0] > 5
     written = run.manifest("evaluation")["id"]
-    assert evaluate(data, run, config, do_nothing) == result
+    assert evaluate(data, run, config, SILENT) == result
     assert run.manifest("evaluation")["id"] == written, "what is current was judged again"
 
 
@@ -181,7 +201,7 @@ def test_two_workers_train_one_model(data: PreparedData, config: LeaderConfig, t
     shared = ["teacher.num_workers=2", "teacher.shard_backbone=true"]
     two = load_config(config, None, [*shared, "student.num_workers=2", "student.max_epochs=2"])
     run = Run(str(tmp_path))
-    pipeline.train(stage, data, run, two, do_nothing)
+    pipeline.train(stage, data, run, two, SILENT)
     product = "teacher" if stage == "teacher" else "student_alone"
     told = [line for line in run.manifest(product)["training"] if "loss" in line]
     assert told[-1]["loss"] < told[0]["loss"]
@@ -205,7 +225,7 @@ def test_more_than_the_cluster_has_is_refused(
         shutil.copytree(run.path("teacher"), own.path("teacher"))
     greedy = load_config(config, None, [f"resources.{setting}"])
     with pytest.raises(UserError, match=told):
-        pipeline.train(stage, data, own, greedy, do_nothing)
+        pipeline.train(stage, data, own, greedy, SILENT)
 
 
 def test_nodes_are_waited_for_where_a_cluster_grows(ray_local: None) -> None:

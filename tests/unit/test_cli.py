@@ -16,6 +16,7 @@ from support.patients import write_hosp
 from typer.testing import CliRunner
 
 from leader_cli import data
+from leader_cli.console import TerminalProgress
 from leader_cli.main import app
 from leader_cli.recommend import Model
 from leader_cli.tables import rich_tables
@@ -151,10 +152,11 @@ def test_synth_tells_its_counts_as_a_table_under_an_unbroken_title(tmp_path: Pat
 
 def test_synth_shows_the_patients_written_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
-    monkeypatch.setattr(data, "remarks", Console(file=shown, force_terminal=True, width=80))
+    terminal = Console(file=shown, force_terminal=True, width=80)
+    monkeypatch.setattr(data, "progress", TerminalProgress(terminal))
     result = CliRunner().invoke(app, ["data", "synth", "--out", str(tmp_path / "raw"), "--patients", "5"])
     assert result.exit_code == 0, result.output
-    assert "5/5" in shown.getvalue()
+    assert "5 of 5 patients" in shown.getvalue()
 
 
 def test_synth_refuses_a_remote_folder(tmp_path: Path) -> None:

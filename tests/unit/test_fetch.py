@@ -15,6 +15,7 @@ from support.http_files import Fault, FileServer, serving
 from leader_platform.data.download import Retry
 from leader_platform.data.fetch import COLLECTIONS, fetch
 from leader_platform.errors import RunError, UserError
+from leader_platform.progress import LineProgress, Progress
 
 TERMINOLOGY, MIMIC4, MIMIC3 = COLLECTIONS["terminology"], COLLECTIONS["mimic4-demo"], COLLECTIONS["mimic3-demo"]
 TABLE = "atc_coding.csv.gz"  # 54,717 bytes
@@ -184,7 +185,7 @@ def test_a_file_corrupted_once_is_fetched_once_more(server: FileServer, terminol
     path = f"/terminology/{TABLE}"
     server.faults[path] = [Fault(corrupt=True)]
     notices: list[str] = []
-    _fetch_terminology(server, tmp_path, notice=notices.append)
+    _fetch_terminology(server, tmp_path, progress=LineProgress(notices.append))
     assert server.ranges(path) == [None, None]
     assert "fetching it once more" in notices[1]
     assert _same(tmp_path, terminology, TABLES)
@@ -245,7 +246,7 @@ def test_class_pairs_that_no_server_has_are_left_to_the_user(
 ) -> None:
     server.faults["/terminology/ddi_atc3.csv"] = [Fault(status=404)]
     notices: list[str] = []
-    assert _fetch_terminology(server, tmp_path, notice=notices.append) == TABLES[:3]
+    assert _fetch_terminology(server, tmp_path, progress=LineProgress(notices.append)) == TABLES[:3]
     assert "ddi_atc3.csv" in notices[-1]
     assert "put your own" in notices[-1]
     (tmp_path / "ddi_atc3.csv").write_text("atc3_a,atc3_b\nA01A,B03B\n")
@@ -293,17 +294,18 @@ def test_a_full_disk_ends_in_one_sentence(server: FileServer, tmp_path: Path) ->
 
 def test_progress_hears_of_every_file_to_its_last_byte(server: FileServer, terminology: Path, tmp_path: Path) -> None:
     server.faults[f"/terminology/{TABLE}"] = [Fault(cut_after=20_000)]
-    heard: dict[str, list[tuple[int, int | None]]] = {}
-    _fetch_terminology(server, tmp_path, progress=lambda name, *numbers: heard.setdefault(name, []).append(numbers))
+    progress = Progress()
+    _fetch_terminology(server, tmp_path, progress=progress)
     sizes = {name: (terminology / name).stat().st_size for name in TABLES}
-    assert {name: numbers[-1] for name, numbers in heard.items()} == {name: (sizes[name],) * 2 for name in TABLES}
-    num_bytes = [number for number, _ in heard[TABLE]]
-    assert num_bytes == sorted(num_bytes)
+    ended = {status.name: (status.done, status.total) for status in progress.ended if status.name in TABLES}
+    assert ended == {name: (sizes[name],) * 2 for name in TABLES}
 
 
 def test_the_licence_is_told_before_the_first_byte_is_asked_for(server: FileServer, tmp_path: Path) -> None:
     notices: list[tuple[str, int]] = []
-    _fetch_terminology(server, tmp_path, notice=lambda sentence: notices.append((sentence, len(server.requests))))
+    _fetch_terminology(
+        server, tmp_path, progress=LineProgress(lambda sentence: notices.append((sentence, len(server.requests))))
+    )
     assert notices == [
         (
             "ETHOS drug terminology: MIT (https://github.com/ipolharvard/ethos-paper/blob/HEAD/LICENSE), which asks to "

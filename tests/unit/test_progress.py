@@ -379,6 +379,7 @@ def test_a_terminal_has_bars_and_keeps_what_is_logged() -> None:
             assert len(stream.getvalue()) == at, "what is printed meanwhile is not torn"
         time.sleep(0.3)
     drawn = stream.getvalue()
+    assert "\x1b[1A" not in drawn[at:].split("LoRA")[0], "bars that come back leave alone what was printed"
     assert "4 of 10 steps" in drawn
     assert "leader train" in drawn
     assert "validation PRAUC 0.5 [/red]\n" in drawn.replace("\r", "")

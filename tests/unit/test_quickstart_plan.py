@@ -62,7 +62,7 @@ def test_where_nothing_fits_the_smallest_is_planned_and_says_what_it_takes() -> 
 
 
 def test_a_machine_that_starts_processes_slowly_gets_less_time_for_the_rest() -> None:
-    fixed = [chosen(10, speed(1e6, 1e6, start_s)).by_step()["serving"] for start_s in (3.0, 6.0)]
+    fixed = [chosen(10, speed(1e6, 1e6, start_s)).by_step()[STEPS[-1]] for start_s in (3.0, 6.0)]
     assert fixed[1] == pytest.approx(2 * fixed[0])
 
 

@@ -18,9 +18,7 @@ from pathlib import Path
 import httpx
 
 from leader_platform.errors import RunError, UserError
-
-# Hears the file's name, its bytes here so far, and its bytes in all where the server tells.
-Progress = Callable[[str, int, int | None], None]
+from leader_platform.progress import Progress
 
 
 class MissingError(UserError):
@@ -77,19 +75,20 @@ def sha256_of(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Downloader:
-    """Downloads through one client; `name` is how `progress` and `notice` call the file."""
+    """Downloads through one client; `name` is how `progress` calls the file."""
 
     client: httpx.Client
     retry: Retry
     progress: Progress
-    notice: Callable[[str], None]
 
     def verified(self, name: str, url: str, target: Path, sha256: str) -> None:
         """Bring the file of this digest to `target`. What has another digest is fetched once more, from its start."""
         partial = self.partial(name, url, target)
         found = sha256_of(partial)
         if found != sha256:
-            self.notice(f"{name} arrived with SHA-256 {found}, not {sha256}; fetching it once more from its start.")
+            self.progress.log(
+                f"{name} arrived with SHA-256 {found}, not {sha256}; fetching it once more from its start."
+            )
             partial.unlink()
             found = sha256_of(self.partial(name, url, target))
         if found != sha256:
@@ -110,8 +109,9 @@ class Downloader:
                 reason, retry_after = error, error.retry_after
             if num_failed < self.retry.num_attempts:
                 delay_s = self.retry.delay_s(num_failed, retry_after)
-                self.notice(f"{name}: {reason}; trying again in {delay_s:.0f} s.")
-                self.retry.sleep(delay_s)
+                self.progress.log(f"{name}: {reason}; trying again in {delay_s:.0f} s.")
+                with self.progress.task(f"Waiting to ask for {name} again"):
+                    self.retry.sleep(delay_s)
         raise RunError(
             f"{url} could not be downloaded in {self.retry.num_attempts} attempts ({reason}); run the command again "
             "when the server can be reached, and it goes on where it stopped."
@@ -137,11 +137,13 @@ class Downloader:
         num_total = None if length is None else num_bytes + int(length)
         try:
             partial.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("ab" if num_bytes else "wb") as stream:
+            with (
+                partial.open("ab" if num_bytes else "wb") as stream,
+                self.progress.task(name, num_total, "bytes", num_bytes) as task,
+            ):
                 for chunk in response.iter_raw():
                     stream.write(chunk)
-                    num_bytes += len(chunk)
-                    self.progress(name, num_bytes, num_total)
+                    task.advance(len(chunk))
         except OSError as error:
             raise RunError(
                 f"{partial} cannot be written ({error.strerror}); make room or name another --out, then run the "

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
 
-from leader_platform.data.download import PATIENT, Downloader, MissingError, Progress, Retry, partial_of, sha256_of
+from leader_platform.data.download import PATIENT, Downloader, MissingError, Retry, partial_of, sha256_of
 from leader_platform.errors import UserError
+from leader_platform.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
@@ -155,23 +155,25 @@ def fetch(
     out: Path,
     base_url: str | None = None,
     *,
-    progress: Progress = lambda name, num_bytes, num_total: None,
-    notice: Callable[[str], None] = lambda sentence: None,
+    progress: Progress = SILENT,
     retry: Retry = PATIENT,
 ) -> list[FetchedFile]:
     """Bring the files of `collection` into the folder `out`, from their public homes or from below `base_url`.
 
-    `progress` hears of bytes; `notice` hears, a sentence each, of the licence, of what is tried again and of what no
-    server has. Raises `UserError` for an address or a folder that cannot be right, and `RunError` for a server that
+    `progress` shows the bytes of each file; the licence, what is tried again and what no server has are logged.
+    Raises `UserError` for an address or a folder that cannot be right, and `RunError` for a server that
     does not deliver or a disk that takes no more: what has arrived stays, and the next call goes on from there.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file, and --out must be a folder; name another.")
     base_url = None if base_url is None else _checked(base_url)
     licence = collection.licence
-    notice(f"{collection.title}: {licence.name} ({licence.url}), which asks to {licence.asks}.")
-    with httpx.Client(follow_redirects=True, timeout=httpx.Timeout(60.0, connect=15.0)) as client:
-        downloader = Downloader(client, retry, progress, notice)
+    progress.log(f"{collection.title}: {licence.name} ({licence.url}), which asks to {licence.asks}.")
+    with (
+        progress.task(collection.title),
+        httpx.Client(follow_redirects=True, timeout=httpx.Timeout(60.0, connect=15.0)) as client,
+    ):
+        downloader = Downloader(client, retry, progress)
         files = _with_digests(collection, downloader, out, base_url)
         missing = [file for file in files if not _is_there(file, out)]
         for file in missing:
@@ -245,7 +247,7 @@ def _bring(file: RemoteFile, downloader: Downloader, out: Path, base_url: str | 
     """Download the file, or say that no server has it if that is to be expected."""
     url = _url(file, base_url)
     if url is None:
-        downloader.notice(file.absence)
+        downloader.progress.log(file.absence)
         return
     assert file.sha256 is not None
     try:
@@ -253,4 +255,4 @@ def _bring(file: RemoteFile, downloader: Downloader, out: Path, base_url: str | 
     except MissingError:
         if not file.absence:
             raise
-        downloader.notice(file.absence)
+        downloader.progress.log(file.absence)

@@ -19,9 +19,17 @@ READINGS_FILE = "readings.parquet"
 _TOKENS_A_BATCH = 2048
 
 
-def read_titles(texts: Sequence[str], backbone: str, depth: float, dtype: str, num_threads: int) -> np.ndarray:
+def read_titles(
+    texts: Sequence[str],
+    backbone: str,
+    depth: float,
+    dtype: str,
+    num_threads: int,
+    on_batch: Callable[[int], None] = lambda number: None,
+) -> np.ndarray:
     """The mean over its tokens of each text's states in the layer at `depth` (0 to 1) of the backbone: float32
-    [texts, hidden]. Later layers are not loaded; `dtype` is a torch dtype's name."""
+    [texts, hidden]. Later layers are not loaded; `dtype` is a torch dtype's name. `on_batch` gets the size of each
+    batch that is done."""
     import torch
 
     from leader_platform.models.backbone import load_causal_lm, load_tokenizer
@@ -40,6 +48,7 @@ def read_titles(texts: Sequence[str], backbone: str, depth: float, dtype: str, n
             weights = mask.unsqueeze(-1).float()
             means = (layer_states(tokens, mask).float() * weights).sum(dim=1) / weights.sum(dim=1)
             states[chosen] = means.cpu().numpy()
+            on_batch(len(chosen))
     return states
 
 

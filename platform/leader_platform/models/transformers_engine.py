@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from leader_platform.models.backbone import load_causal_lm, load_tokenizer
@@ -29,8 +29,14 @@ class TransformersEngine:
         self.padding_id = load_tokenizer(folder).pad_token_id
         self.device, self.pooling = device, pooling
 
-    def states(self, token_ids: Sequence[Sequence[int]], batch_size: int = 8) -> np.ndarray:
-        """Raw pooled states float32 [prompts, hidden], in the prompts' order; batches are formed by length."""
+    def states(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        batch_size: int = 8,
+        on_batch: Callable[[int], None] = lambda number: None,
+    ) -> np.ndarray:
+        """Raw pooled states float32 [prompts, hidden], in the prompts' order; batches are formed by length, and
+        `on_batch` gets the size of each that is done."""
         import numpy as np
         import torch
 
@@ -44,6 +50,7 @@ class TransformersEngine:
                 tokens, mask = pad_tokens([token_ids[index] for index in chosen], self.padding_id)
                 batch = pooled_states(self.decoder, tokens.to(self.device), mask.to(self.device), self.pooling)
                 states[chosen] = batch.float().cpu().numpy()
+                on_batch(len(chosen))
         return states
 
     async def encode(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
