@@ -22,6 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from leader_platform.machine import usable_cores
+
 BATCH = 8
 
 
@@ -92,7 +94,8 @@ def seconds_of_stage(prompts: list[list[int]], num_cpus: int) -> float:
     """Seconds from tokens in Ray's store to the last state, the engine's start included."""
     import torch
 
-    from leader_jobs.features import BATCHES_A_BLOCK, _vllm
+    from leader_jobs.features import BATCHES_A_BLOCK, ENGINE_CPUS, _vllm
+    from leader_jobs.placement import bundle_of
     from leader_platform.config import LeaderConfig, ResourcesConfig
     from leader_platform.models.backbone import EMBEDDED, model_folder
     from leader_platform.ray_session import ray_session
@@ -107,7 +110,7 @@ def seconds_of_stage(prompts: list[list[int]], num_cpus: int) -> float:
         num_blocks = math.ceil(len(rows) / (BATCHES_A_BLOCK * config.features.batch_size))  # as in the stage
         tokens = ray.data.from_items(rows, override_num_blocks=num_blocks).materialize()
         began = time.perf_counter()
-        states = _vllm(tokens, model_folder(EMBEDDED), config)
+        states = _vllm(tokens, model_folder(EMBEDDED), bundle_of(ENGINE_CPUS, config.resources.gpus_per_worker), config)
         number = sum(len(batch["sample_id"]) for batch in states.iter_batches(batch_size=None))
         seconds = time.perf_counter() - began
     assert number == len(prompts)
@@ -152,7 +155,7 @@ def main() -> None:
     parser.add_argument("--data", help="A prepared data set [a synthetic cohort is made].")
     parser.add_argument("--prompts", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--num-cpus", type=int, default=2)
+    parser.add_argument("--num-cpus", type=int, default=min(2, usable_cores()))
     parser.add_argument("--side", nargs=2, metavar=("NAME", "PROMPTS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:

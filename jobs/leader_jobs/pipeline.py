@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from leader_jobs import placement
 from leader_platform import storage
 from leader_platform.artifacts import FEATURES, STUDENT, STUDENT_ALONE, TEACHER, TITLES, Run
 from leader_platform.config import LeaderConfig, StudentConfig, fingerprint
@@ -113,7 +114,7 @@ def run_stage(name: str, data: PreparedData, run: Run, config: LeaderConfig, res
     """Make one stage's product on the Ray that is connected."""
     key = stage_key(name, data, config)
     with storage.room_for(run.uri):
-        _run_stage(name, data, run, config, key, resume, say)
+        _run_stage(name, data, run, placement.resolved(config), key, resume, say)
 
 
 def _run_stage(name: str, data: PreparedData, run: Run, config: LeaderConfig, key: str, resume: bool, say: Say) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from leader_platform import storage
-from leader_platform.config import ResourcesConfig, fingerprint
+from leader_platform.config import LeaderConfig, ResourcesConfig, fingerprint
 from leader_platform.errors import RunError, UserError
 
 _LOOK_EVERY_S = 5.0
@@ -24,7 +24,12 @@ Bundle = Mapping[str, float]
 
 def worker_bundle(resources: ResourcesConfig) -> dict[str, float]:
     """What one worker asks Ray for."""
-    return bundle_of(resources.cpus_per_worker, resources.gpus_per_worker)
+    return bundle_of(resources.cores, resources.gpus_per_worker)
+
+
+def resolved(config: LeaderConfig) -> LeaderConfig:
+    """The configuration with the resources of a worker chosen for the cluster that is connected."""
+    return config.model_copy(update={"resources": config.resources.on(_nodes())})
 
 
 def bundle_of(cpus: float, gpus: float) -> dict[str, float]:
@@ -81,6 +86,11 @@ def _nodes() -> list[dict[str, float]]:
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def largest_node_cores() -> int:
+    """Whole cores of the largest node, at least one."""
+    return max(1, int(max(node.get("CPU", 0) for node in _nodes())))
 
 
 def _told(bundle: Bundle) -> str:

@@ -141,10 +141,10 @@ def _warm_start(
     def read(rows: Dataset) -> Dataset:
         return rows.map_batches(
             ReadStates,
-            fn_constructor_args=(config.teacher, max(1, int(resources.cpus_per_worker))),
+            fn_constructor_args=(config.teacher, resources.threads),
             batch_format="pyarrow",
             batch_size=64,
-            num_cpus=resources.cpus_per_worker,
+            num_cpus=resources.cores,
             num_gpus=resources.gpus_per_worker,
             compute=ray.data.ActorPoolStrategy(size=config.teacher.num_workers),
             runtime_env={"env_vars": _environment(config)},

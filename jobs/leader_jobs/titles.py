@@ -37,13 +37,14 @@ def read_code_titles(data: PreparedData, run: Run, config: LeaderConfig, key: st
     require_room(worker_bundle(resources), 1, "Reading titles", resources.wait_for_nodes_s, say)
     # In a process of its own, which ends with it and gives the language model's memory back.
     task = ray.remote(
-        num_cpus=resources.cpus_per_worker,
+        num_cpus=resources.cores,
         num_gpus=resources.gpus_per_worker,
         max_calls=1,
         runtime_env={"env_vars": preload_environment()},
     )(read_titles)
-    threads = max(1, int(resources.cpus_per_worker))
-    states: np.ndarray = ray.get(task.remote(texts, config.teacher.backbone, config.student.title_depth, threads))
+    states: np.ndarray = ray.get(
+        task.remote(texts, config.teacher.backbone, config.student.title_depth, resources.threads)
+    )
     about: dict[str, Any] = {"codes": len(codes), "backbone": config.teacher.backbone, "data": data.fingerprint}
     with run.product(TITLES, key, config, about) as directory:
         storage.write_parquet(storage.join(directory, READINGS_FILE), readings_table(codes, states))

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from leader_platform import cluster_processes
 from leader_platform.cluster_state import WAY_OUT, ClusterState, environment_token, get_json, require_listening
 from leader_platform.errors import RunError, UserError
+from leader_platform.machine import usable_cores, usable_memory
 
 _START_PATIENCE_S = 120.0
 _STOP_PATIENCE_S = 5.0
@@ -38,9 +39,9 @@ def up(
 ) -> tuple[ClusterState, bool]:
     """Start a head for the workspace `home`, or return the one that runs; True if it was started now.
 
-    `num_cpus` defaults to all cores, `object_store_gb` (1e9 bytes) to the smaller of 2 and 15 % of the memory; with a
-    `prometheus_port` Prometheus runs beside it. Raises `UserError` for a taken port or a half-dead cluster, and
-    `RunError`, leaving nothing behind, if Ray or Prometheus does not start.
+    `num_cpus` defaults to the cores that this process may use, `object_store_gb` (1e9 bytes) to the smaller of 2 and
+    15 % of the memory; with a `prometheus_port` Prometheus runs beside it. Raises `UserError` for a taken port or a
+    half-dead cluster, and `RunError`, leaving nothing behind, if Ray or Prometheus does not start.
     """
     from leader_platform import cluster_head, monitoring
 
@@ -58,7 +59,7 @@ def up(
         state = cluster_head.start(
             _folder(home),
             temp_dir,
-            num_cpus,
+            num_cpus or usable_cores(),
             object_store_bytes,
             dashboard_port,
             _START_PATIENCE_S,
@@ -266,13 +267,8 @@ def _object_store_bytes(object_store_gb: float | None) -> int:
 
 
 def default_object_store_bytes() -> int:
-    """The smaller of 2 GB and 15 % of the memory that this machine or container has; Ray would take 30 %."""
-    import psutil
-
-    memory = psutil.virtual_memory().total
-    with contextlib.suppress(OSError, ValueError):
-        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return max(_SMALLEST_OBJECT_STORE_BYTES, min(2_000_000_000, int(0.15 * memory)))
+    """The smaller of 2 GB and 15 % of the memory that this process may use; Ray would take 30 %."""
+    return max(_SMALLEST_OBJECT_STORE_BYTES, min(2_000_000_000, int(0.15 * usable_memory())))
 
 
 def _dashboard_of(address: str) -> str:
