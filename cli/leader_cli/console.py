@@ -41,7 +41,7 @@ class Settings:
         from leader_platform.settings import load_config
 
         config = load_config(recipe(self.recipe), self.config_file, self.overrides)
-        backbone = Path(config.teacher.backbone).expanduser()
+        backbone = Path(os.path.expanduser(config.teacher.backbone))
         if not backbone.is_dir():
             return config
         # A job's folder is not the caller's, so a relative folder would be taken for a hub's name there.

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from leader_jobs.requests import Request, run_request
+from leader_platform import surroundings
 from leader_platform.ray_jobs import tell_failure
 
 
@@ -19,9 +20,15 @@ def main() -> None:
     # raised, and the cluster's logs have the rest.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with tell_failure():
+        # Ray reads a job's output as UTF-8.
+        surroundings.set_up(_say, encoding="utf-8")
         given = sys.argv[1]
         request = Request.model_validate_json(given if given.startswith("{") else Path(given).read_bytes())
-        run_request(request, lambda line: print(line, flush=True))
+        run_request(request, _say)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from leader_platform import storage
 from leader_platform.config import LeaderConfig, ResourcesConfig, fingerprint
-from leader_platform.errors import RunError, UserError
+from leader_platform.errors import UserError
+from leader_platform.surroundings import private_folder
 
 _LOOK_EVERY_S = 5.0
 _GIVEN_BACK_AFTER_S = 5.0
@@ -121,7 +120,7 @@ def on_every_node(uri: str, version: str, bundle: Bundle, count: int) -> Iterato
         return
     import ray
 
-    folder = str(Path(tempfile.gettempdir()) / f"leader-{os.getuid()}" / f"model-{fingerprint(uri, version)}")
+    folder = str(private_folder() / f"model-{fingerprint(uri, version)}")
     download = ray.remote(_download)
     spread = download.options(num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), scheduling_strategy="SPREAD")
     try:
@@ -150,17 +149,13 @@ def _everywhere(function: Callable[..., None], *arguments: str) -> None:
 
 def _download(uri: str, folder: str) -> None:
     """On a node: whole or not at all, and where no other user can put another model in its place."""
-    own = Path(folder).parent
-    own.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if own.stat().st_uid != os.getuid() or own.is_symlink():
-        raise RunError(f"{own} belongs to another user; remove it, or set TMPDIR to another folder.")
+    private_folder(Path(folder).parent)
     if Path(folder).exists():
         return
     staging = Path(f"{folder}.{uuid.uuid4().hex}")
     try:
         storage.download(uri, staging)
-        with suppress(OSError):  # another task on this node was there first
-            staging.rename(folder)
+        storage.move_new_directory(staging, Path(folder))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

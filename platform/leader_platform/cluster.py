@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
@@ -17,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from leader_platform import cluster_processes
+from leader_platform import cluster_processes, storage
 from leader_platform.cluster_state import WAY_OUT, ClusterState, environment_token, get_json, require_listening
 from leader_platform.errors import RunError, UserError
 from leader_platform.machine import usable_cores, usable_memory
@@ -72,7 +71,7 @@ def up(
             except BaseException:
                 cluster_head.stop(temp_dir, state.pid, _STOP_PATIENCE_S)
                 raise
-        _write_atomically(_folder(home) / "state.json", state.model_dump_json(indent=2))
+        storage.write_bytes(str(_folder(home) / "state.json"), state.model_dump_json(indent=2).encode())
         return state, True
 
 
@@ -219,7 +218,7 @@ def _head_lives(state: ClusterState) -> bool:
 def _read_state(home: Path) -> ClusterState | None:
     path = _folder(home) / "state.json"
     try:
-        return ClusterState.model_validate(json.loads(path.read_text()))
+        return ClusterState.model_validate(json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, ValidationError):
@@ -233,19 +232,17 @@ def _folder(home: Path) -> Path:
 @contextlib.contextmanager
 def _lock(home: Path) -> Iterator[None]:
     """Two commands must not start or end the same cluster at once."""
-    _folder(home).mkdir(parents=True, exist_ok=True)
-    with (_folder(home) / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"Another `leader cluster` command works on {home}; wait until it is done.") from None
+    try:
+        _folder(home).mkdir(parents=True, exist_ok=True)
+        lock = storage.claim(str(_folder(home) / "lock"))
+    except OSError as error:
+        raise storage.unwritable(home, error) from None
+    if lock is None:
+        raise UserError(f"Another `leader cluster` command works on {home}; wait until it is done.")
+    try:
         yield
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    finally:
+        lock.release()
 
 
 def _require_free(port: int, option: str) -> None:

@@ -40,7 +40,8 @@ class Cgroups:
 
     def _lines(self) -> list[str]:
         try:
-            return [line for line in self.of_process.read_text().splitlines() if line.count(":") >= 2]
+            lines = os.fsdecode(self.of_process.read_bytes()).splitlines()
+            return [line for line in lines if line.count(":") >= 2]
         except OSError:  # not Linux
             return []
 

@@ -7,7 +7,6 @@ when the whole has the expected SHA-256.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 import httpx
 
 from leader_platform.errors import RunError, UserError
+from leader_platform.storage import move_file
 
 # Hears the file's name, its bytes here so far, and its bytes in all where the server tells.
 Progress = Callable[[str, int, int | None], None]
@@ -98,7 +98,7 @@ class Downloader:
                 f"{url} has SHA-256 {found} and not {sha256}, so it was changed there or is damaged on the way; "
                 "name another server with --base-url, or download the file yourself if you trust it."
             )
-        os.replace(partial, target)
+        move_file(partial, target)
 
     def partial(self, name: str, url: str, target: Path) -> Path:
         """Download into the partial file of `target` until the server has nothing more to send."""
