@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from leader_platform import storage
 from leader_platform.artifacts import Run
 from leader_platform.config import DataConfig, LeaderConfig
 from leader_platform.data.dataset import PreparedData
+from leader_platform.machine import limit_threads
 from leader_platform.ray_session import ray_session
 
 
@@ -50,6 +52,7 @@ class Request(BaseModel):
 
 def run_request(request: Request, say: Callable[[str], None], address: str | None = None) -> Any:
     """Do what is asked on the cluster at `address`, the one this job runs on, or a Ray of its own."""
+    limit_threads()
     if request.kind == "prepare":
         return _prepare(request, say, address)
     data, run = PreparedData(request.data), Run(request.run or "")
@@ -83,6 +86,7 @@ def _train(
     options = {"resume": request.resume, "force": request.force, "only": request.only}
     if not pipeline.plan(request.stage, data, run, request.config, request.force, request.only):
         return pipeline.train(request.stage, data, run, request.config, say, **options)
+    storage.require_writable(run.uri)
     with ray_session(address=address):
         return pipeline.train(request.stage, data, run, request.config, say, **options)
 
@@ -92,6 +96,7 @@ def _tune(request: Request, data: PreparedData, run: Run, say: Callable[[str], N
 
     options = {"resume": request.resume, "only": request.only}
     tune.check(data, run, request.config, request.trials, **options)
+    storage.require_writable(run.uri)
     with ray_session(address=address):
         tune.tune_student(data, run, request.config, request.trials, say, **options)
 
@@ -100,5 +105,8 @@ def _evaluate(request: Request, data: PreparedData, run: Run, say: Callable[[str
     from leader_jobs.evaluate import evaluate, trains
 
     # Only what trains needs a Ray; to judge what is there, none is started.
-    with ray_session(address=address) if trains(request.config.evaluate) else nullcontext():
+    training = trains(request.config.evaluate)
+    if training:
+        storage.require_writable(run.uri)
+    with ray_session(address=address) if training else nullcontext():
         return evaluate(data, run, request.config, say, request.force)
