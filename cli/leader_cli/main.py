@@ -86,6 +86,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     try:
+        surroundings.run_plainly()
         surroundings.set_up(say)
         app()
     except KeyboardInterrupt:

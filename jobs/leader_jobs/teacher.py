@@ -114,7 +114,11 @@ def _environment(config: LeaderConfig) -> dict[str, str]:
 def _tokens(data: PreparedData, split: str, config: LeaderConfig, at_most: int | None = None) -> Dataset:
     import ray
 
-    samples = ray.data.read_parquet(data.sample_parts(split), columns=SAMPLE_COLUMNS)
+    # By our own reader: Ray's takes a path for a URI, and below a folder with a question mark it finds nothing.
+    parts = [{"part": part} for part in data.sample_parts(split)]
+    samples = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
+        lambda batch: storage.read_parquet(str(batch["part"][0]), SAMPLE_COLUMNS), batch_size=1
+    )
     tokens = (samples if at_most is None else samples.limit(at_most)).map_batches(
         Tokenise,
         fn_constructor_args=(data.uri, config.teacher.backbone, config.prompt),

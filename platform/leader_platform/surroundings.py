@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pwd
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -97,3 +99,24 @@ def _writable(place: Path) -> bool:
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
     return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+
+
+def run_plainly() -> None:
+    """Begin this process again by a link to its interpreter where that lies below a path that a shell must quote: Ray
+    starts its workers by a shell, and does not."""
+    python = plain_interpreter()
+    if python is not None:
+        os.execv(python, [python, *sys.orig_argv[1:]])
+
+
+def plain_interpreter() -> str | None:
+    """The environment's interpreter by a link in the private folder; None where its own path will do, and where the
+    temporary directory's would be no better."""
+    prefix, own = Path(sys.prefix), Path(sys.executable)
+    if shlex.quote(sys.executable) == sys.executable or not own.is_relative_to(prefix):
+        return None
+    link = private_folder() / f"environment-{hashlib.sha256(os.fsencode(prefix)).hexdigest()[:16]}"
+    with suppress(FileExistsError):
+        link.symlink_to(prefix, target_is_directory=True)
+    python = str(link / own.relative_to(prefix))
+    return python if shlex.quote(python) == python else None

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from support.folders import odd_folder
 from support.kills import kill_at
 
 from leader_jobs import pipeline
@@ -42,7 +43,7 @@ def do_nothing(_: str) -> None:
 @pytest.fixture(scope="module")
 def run(data: PreparedData, config: LeaderConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with every stage done."""
-    run = Run(str(tmp_path_factory.mktemp("run")))
+    run = Run(str(odd_folder(tmp_path_factory.mktemp("run"))))
     assert pipeline.train("all", data, run, config, print) == ["teacher", "features", "titles", "distill"]
     pipeline.train("student", data, run, config, print)
     return run

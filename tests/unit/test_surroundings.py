@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import venv
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,22 @@ def test_a_command_works_without_a_home_and_says_so_once(tmp_path: Path, private
         assert done.stderr == (
             f"The home {home} cannot be written to, so caches lie in {private}; to keep them elsewhere, set HOME.\n"
         )
+
+
+@pytest.mark.parametrize("place", ["Ärzte Daten", "a'b$c", "plain"])
+def test_an_environment_below_any_path_runs_by_a_plain_one(tmp_path: Path, private: Path, place: str) -> None:
+    """Ray starts workers by `bash -c "exec PYTHON ..."`, without quotes."""
+    venv.create(tmp_path / place)
+    own = tmp_path / place / "bin" / "python"
+    code = "import sys; from leader_platform.surroundings import run_plainly; run_plainly()\n"
+    code += "import shlex; print(shlex.quote(sys.executable), sys.prefix, sys.argv[1:], sep='|')"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([own, "-c", code, "ä b"], capture_output=True, text=True, env=environment, check=True)
+    executable, prefix, arguments = done.stdout.strip().split("|")
+    assert Path(executable).samefile(own)
+    assert Path(prefix).samefile(tmp_path / place)
+    assert arguments == "['ä b']"
+    assert private.exists() == (place != "plain")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
