@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from leader_jobs.placement import on_node
-from leader_platform import storage
+from leader_platform import storage, surroundings
 from leader_platform.cluster_state import ClusterState, get_json
 from leader_platform.errors import RunError, UserError
 from leader_platform.ray_jobs import submit_and_follow, tell_failure
@@ -122,6 +122,7 @@ def _probe(marks: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
 
 def main() -> None:
     with tell_failure():
+        surroundings.set_up(print, encoding="utf-8")
         look(Check.model_validate(json.loads(sys.argv[1])), print)
 
 

@@ -52,7 +52,7 @@ class Request(BaseModel):
 
 def run_request(request: Request, say: Callable[[str], None], address: str | None = None) -> Any:
     """Do what is asked on the cluster at `address`, the one this job runs on, or a Ray of its own."""
-    limit_threads()
+    limit_threads(of_torch=request.kind == "evaluate")  # which computes in this process
     if request.kind == "prepare":
         return _prepare(request, say, address)
     data, run = PreparedData(request.data), Run(request.run or "")

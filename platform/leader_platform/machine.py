@@ -110,17 +110,22 @@ def usable_memory() -> int:
     return Machine().usable_memory()
 
 
-def limit_threads(machine: Machine | None = None) -> None:
-    """Keep the thread pools of this process's libraries to the cores that it may use. Ray does so for its workers."""
+def limit_threads(machine: Machine | None = None, of_torch: bool = False) -> None:
+    """Keep the thread pools of this process's libraries to the cores that it may use. Ray does so for its workers.
+
+    Those of torch only where it is asked for, since that loads it.
+    """
     threads = (machine or Machine()).threads()
     if threads is None or "OMP_NUM_THREADS" in os.environ:
         return
     import pyarrow
-    import torch
     from threadpoolctl import threadpool_limits
 
     pyarrow.set_cpu_count(threads)
-    torch.set_num_threads(threads)
+    if of_torch:
+        import torch
+
+        torch.set_num_threads(threads)
     threadpool_limits(threads)
 
 

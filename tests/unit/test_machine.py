@@ -117,7 +117,7 @@ def test_thread_pools_keep_to_a_quota() -> None:
     code = (
         "import numpy, pyarrow, torch; from threadpoolctl import threadpool_info; from pathlib import Path\n"
         "from leader_platform.machine import Cgroups, Machine, limit_threads\n"
-        "limit_threads(Machine(8, 1, {'SLURM_CPUS_PER_TASK': '3'}, Cgroups(of_process=Path('/none'))))\n"
+        "limit_threads(Machine(8, 1, {'SLURM_CPUS_PER_TASK': '3'}, Cgroups(of_process=Path('/none'))), True)\n"
         "print(pyarrow.cpu_count(), torch.get_num_threads(), {pool['num_threads'] for pool in threadpool_info()})"
     )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
