@@ -82,7 +82,7 @@ def ray_local(s3_server: str) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("XDG_CACHE_HOME", str(cache_folder()))  # the embedded model is converted once a machine
-        environment.setenv("HOME", "/nonexistent")
+        environment.setenv("HOME", "/dev/null")  # which root cannot make either
         with ray_session(num_cpus=2):
             yield
 
