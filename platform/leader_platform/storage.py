@@ -286,7 +286,7 @@ def require_writable(uri: str) -> None:
     if is_remote(uri):
         return
     nearest = Path(os.path.realpath(absolute(uri)))
-    while not nearest.exists():
+    while not os.path.exists(nearest):  # not `Path.exists`, which raises where a folder above may not be entered
         nearest = nearest.parent
     if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
         read_only = os.statvfs(nearest).f_flag & os.ST_RDONLY

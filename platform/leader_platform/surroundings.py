@@ -30,7 +30,7 @@ def set_up(say: Callable[[str], None], encoding: str | None = None) -> None:
     if instead:
         os.environ.update(instead)
         say(
-            f"The home {own or 'of this user'} cannot be written to, so caches lie in {private_folder()}; "
+            f"Folders of the home {own or 'of this user'} cannot be written, so caches lie in {private_folder()}; "
             f"to keep them elsewhere, set {', '.join(instead)}."
         )
 
@@ -96,7 +96,7 @@ def home() -> Path | None:
 def _writable(place: Path) -> bool:
     """Whether `place` is, or could be made, a directory to write in."""
     nearest = place
-    while not nearest.exists() and nearest != nearest.parent:
+    while not os.path.exists(nearest):
         nearest = nearest.parent
     return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
