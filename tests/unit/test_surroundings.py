@@ -113,7 +113,8 @@ def test_a_command_works_without_a_home_and_says_so_once(tmp_path: Path, private
     assert json.loads(done.stdout) == {"stopped": False}, done.stderr
     if home:
         assert done.stderr == (
-            f"Folders of the home {home} cannot be written, so caches lie in {private}; to keep them elsewhere, set HOME.\n"
+            f"Folders of the home {home} cannot be written, so caches lie in {private}; "
+            "to keep them elsewhere, set HOME.\n"
         )
 
 
