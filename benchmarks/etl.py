@@ -23,6 +23,8 @@ from pathlib import Path
 
 import psutil
 
+from leader_platform.machine import usable_cores
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -155,7 +157,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", type=int, default=[1, 4, 16])
     parser.add_argument("--patients-per-part", type=int, default=8200)
     parser.add_argument("--work", type=Path, help="Folder to keep the raw tables in [a temporary one].")
-    parser.add_argument("--num-cpus", type=int, default=2)
+    parser.add_argument("--num-cpus", type=int, default=min(2, usable_cores()))
     parser.add_argument("--run", nargs=3, metavar=("NAME", "RAW", "OUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:

@@ -24,6 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from leader_platform.machine import usable_cores
+
 BATCH = 8
 
 
@@ -161,7 +163,7 @@ def main() -> None:
     parser.add_argument("--data", help="A prepared data set [a synthetic cohort is made].")
     parser.add_argument("--prompts", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--num-cpus", type=int, default=2)
+    parser.add_argument("--num-cpus", type=int, default=min(2, usable_cores()))
     parser.add_argument("--side", nargs=2, metavar=("NAME", "PROMPTS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:

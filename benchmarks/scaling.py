@@ -31,6 +31,7 @@ from leader_platform.artifacts import Run
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.data.synthetic import write_raw
+from leader_platform.machine import usable_cores
 from leader_platform.progress import SILENT
 from leader_platform.ray_session import ray_session
 from leader_platform.recipes import quickstart
@@ -130,8 +131,8 @@ def measure(stage: str, home: Path, workers: int, folder: Path) -> float:
 
 def compare(home: Path, patients: int) -> None:
     bench.require_run(home)
-    if len(os.sched_getaffinity(0)) < max(WORKERS):
-        sys.exit(f"This machine has fewer than {max(WORKERS)} cores.")
+    if usable_cores() < max(WORKERS):
+        sys.exit(f"This process may use fewer than {max(WORKERS)} cores.")
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from leader_platform.config import StudentConfig
 from leader_platform.data.records import KINDS, PROFILE_FIELDS, PatientRecord, Visit
 from leader_platform.data.vocabulary import PADDING, SPECIAL, Vocabulary
+from leader_platform.machine import usable_cores
 from leader_platform.models.code_book import CodeBook, TitleReadings, encode
 from leader_platform.models.encoding import Ragged, medication_sets
 from leader_platform.models.losses import alignment_loss, distillation_loss, recommendation_loss
@@ -239,7 +240,7 @@ def milliseconds_for_one(cohort: Cohort) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=min(2, usable_cores()))
     parser.add_argument("--steps", type=int, default=20, help="steps of ours; the padded student takes a fifth")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

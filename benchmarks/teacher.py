@@ -23,6 +23,8 @@ from typing import Any
 
 import torch
 
+from leader_platform.machine import usable_cores
+
 NUM_MEDICATIONS = 140
 LOSS_TOLERANCE = 0.02  # relative, of bfloat16 sums in another order
 
@@ -169,7 +171,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=min(2, usable_cores()))
     parser.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--dropout", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -25,7 +25,7 @@ ClusterFile = Annotated[Path | None, typer.Argument(help="A `ray up` cluster fil
 def up(
     context: typer.Context,
     cluster_yaml: ClusterFile = None,
-    num_cpus: Annotated[int | None, typer.Option(help="CPU cores that Ray may hand out [all].")] = None,
+    num_cpus: Annotated[int | None, typer.Option(help="CPU cores that Ray may hand out [all usable ones].")] = None,
     object_store_gb: Annotated[
         float | None, typer.Option(help="Memory for objects, GB [2, at most 15 % of memory].")
     ] = None,
@@ -37,6 +37,7 @@ def up(
 ) -> None:
     """Start a Ray head on this machine with dashboard and token, or the machines of a cluster file."""
     from leader_platform import cluster, cluster_file
+    from leader_platform.machine import usable_cores
 
     if cluster_yaml is not None:
         with _beside_ray().task(f"Starting {cluster_yaml}"):
@@ -49,6 +50,8 @@ def up(
         log(f"Next: leader --address {cluster_yaml} train --stage all · serve deploy · cluster status · dashboard")
         return
     _refuse_address(context)
+    if num_cpus is not None and num_cpus > usable_cores():
+        log(f"--num-cpus {num_cpus}: this process may use {usable_cores()} CPU cores, which what runs will share.")
     log("Starting Ray ...")
     home, watching = settings_of(context).home, prometheus_port if monitor else None
     with progress.task("Starting Ray"):

@@ -50,7 +50,7 @@ class Settings:
         from leader_platform.settings import load_config, with_values
 
         config = load_config(with_values(recipe(self.recipe), self.planned), self.config_file, self.overrides)
-        backbone = Path(config.teacher.backbone).expanduser()
+        backbone = Path(os.path.expanduser(config.teacher.backbone))
         if not backbone.is_dir():
             return config
         # A job's folder is not the caller's, so a relative folder would be taken for a hub's name there.

@@ -128,7 +128,9 @@ def describe(
     from leader_platform.data.dataset import PreparedData
     from leader_platform.data.describe import describe as statistics_of
     from leader_platform.data.describe_report import page, sections
+    from leader_platform.machine import limit_threads
 
+    limit_threads()
     data = PreparedData(settings_of(context).data(directory))
     if html is not None:
         _check_page(html)

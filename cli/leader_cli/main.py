@@ -12,7 +12,8 @@ import typer
 from rich.markup import escape
 
 from leader_cli import cluster, data, deploy, evaluate, jobs, quickstart, recommend, runs, serve, train, tune
-from leader_cli.console import Settings, default_home, remarks
+from leader_cli.console import Settings, default_home, log, remarks
+from leader_platform import surroundings
 from leader_platform.errors import RunError, UserError, find_cause
 
 app = typer.Typer(
@@ -54,7 +55,7 @@ def global_options(
     debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
 ) -> None:
     context.obj = Settings(
-        home=(home or default_home()).absolute(),
+        home=Path(os.path.expanduser(home or default_home())).absolute(),
         config_file=config,
         recipe=recipe,
         overrides=tuple(overrides or ()),
@@ -85,6 +86,8 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     try:
+        surroundings.run_plainly()
+        surroundings.set_up(log)
         app()
     except KeyboardInterrupt:
         remarks.print("Interrupted.")

@@ -71,9 +71,10 @@ def _planned(settings: Settings, minutes: float, patients: int | None) -> tuple[
     from leader_jobs.quickstart_plan import plan
     from leader_jobs.speed import SpeedRequest, measure_speed
     from leader_platform.config import to_yaml
+    from leader_platform.machine import usable_cores
 
     config = settings.config()
-    threads = max(1, int(config.resources.cpus_per_worker))
+    threads = config.resources.on([{"CPU": usable_cores()}]).threads
     with progress.task("Measuring what this machine does"):
         teacher, use_gpu = config.teacher, config.resources.gpus_per_worker > 0
         speed = measure_speed(SpeedRequest(teacher=teacher, num_threads=threads, use_gpu=use_gpu))

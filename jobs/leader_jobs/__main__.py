@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from leader_jobs.requests import Request, run_request
+from leader_platform import surroundings
 from leader_platform.progress import job_progress
 from leader_platform.ray_jobs import tell_failure
 
@@ -20,9 +21,12 @@ def main() -> None:
     # raised, and the cluster's logs have the rest.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with tell_failure():
+        # Ray reads a job's output as UTF-8.
+        progress = job_progress()
+        surroundings.set_up(progress.log, encoding="utf-8")
         given = sys.argv[1]
         request = Request.model_validate_json(given if given.startswith("{") else Path(given).read_bytes())
-        run_request(request, job_progress())
+        run_request(request, progress)
 
 
 if __name__ == "__main__":

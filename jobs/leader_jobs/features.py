@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leader_jobs.metrics import FeatureMetrics
-from leader_jobs.placement import bundle_of, on_every_node, require_room
+from leader_jobs.placement import bundle_of, largest_node_cores, on_every_node, require_room
 from leader_jobs.precision import resolve_precision
 from leader_jobs.tokens import SAMPLE_COLUMNS, Tokenise
 from leader_platform import storage
@@ -30,6 +30,7 @@ from leader_platform.data.samples import SPLITS
 from leader_platform.errors import RunError
 from leader_platform.evaluation import metrics
 from leader_platform.features import feature_table, label_matrix, matrix, probabilities
+from leader_platform.machine import Machine
 from leader_platform.models.teacher import MERGED, load_head
 from leader_platform.models.vllm_engine import POOLING_PARAMS, engine_arguments, engine_environment
 from leader_platform.preload import preload_environment
@@ -190,7 +191,7 @@ def _vllm(tokens: Dataset, merged: str, bundle: dict[str, float], config: Leader
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     on_gpu = "GPU" in bundle
-    threads = max(1, int(config.resources.cpus_per_worker)) if config.features.concurrency > 1 else None
+    threads = _engine_threads(config)
     processor = build_processor(
         vLLMEngineProcessorConfig(
             model_source=merged,
@@ -220,6 +221,16 @@ def _vllm(tokens: Dataset, merged: str, bundle: dict[str, float], config: Leader
     return processor(tokens)
 
 
+def _engine_threads(config: LeaderConfig) -> int | None:
+    """Threads of one vLLM engine; None: one for each core of the affinity, which it counts by itself.
+
+    Where a quota allows fewer, as in a container, they are the node's as Ray counts them, which reads the quota.
+    """
+    if config.features.concurrency > 1:
+        return config.resources.threads
+    return largest_node_cores() if Machine().threads() is not None else None
+
+
 class _TransformersStage:
     """The same by transformers, as a Ray Data stage."""
 
@@ -228,7 +239,7 @@ class _TransformersStage:
 
         from leader_platform.models.transformers_engine import TransformersEngine
 
-        torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
+        torch.set_num_threads(config.resources.threads)
         self.engine = TransformersEngine(merged, config.features.dtype, config.teacher.pooling)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

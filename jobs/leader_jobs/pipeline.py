@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from leader_jobs import placement
 from leader_platform import storage
 from leader_platform.artifacts import FEATURES, STUDENT, STUDENT_ALONE, TEACHER, TITLES, Run
 from leader_platform.config import LeaderConfig, StudentConfig, fingerprint
@@ -112,7 +113,7 @@ def run_stage(name: str, data: PreparedData, run: Run, config: LeaderConfig, res
     """Make one stage's product on the Ray that is connected."""
     key = stage_key(name, data, config)
     with storage.room_for(run.uri), progress.task(f"Stage {name}"):
-        _run_stage(name, data, run, config, key, resume, progress)
+        _run_stage(name, data, run, placement.resolved(config), key, resume, progress)
 
 
 def _run_stage(

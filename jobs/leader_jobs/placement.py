@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from leader_platform import storage
-from leader_platform.config import ResourcesConfig, fingerprint
-from leader_platform.errors import RunError, UserError
+from leader_platform.config import LeaderConfig, ResourcesConfig, fingerprint
+from leader_platform.errors import UserError
 from leader_platform.progress import Progress
+from leader_platform.surroundings import private_folder
 
 _LOOK_EVERY_S = 5.0
 _GIVEN_BACK_AFTER_S = 5.0
@@ -25,7 +24,12 @@ Bundle = Mapping[str, float]
 
 def worker_bundle(resources: ResourcesConfig) -> dict[str, float]:
     """What one worker asks Ray for."""
-    return bundle_of(resources.cpus_per_worker, resources.gpus_per_worker)
+    return bundle_of(resources.cores, resources.gpus_per_worker)
+
+
+def resolved(config: LeaderConfig) -> LeaderConfig:
+    """The configuration with the resources of a worker chosen for the cluster that is connected."""
+    return config.model_copy(update={"resources": config.resources.on(_nodes())})
 
 
 def bundle_of(cpus: float, gpus: float) -> dict[str, float]:
@@ -91,6 +95,11 @@ def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def largest_node_cores() -> int:
+    """Whole cores of the largest node, at least one."""
+    return max(1, int(max(node.get("CPU", 0) for node in _nodes())))
+
+
 def _told(bundle: Bundle) -> str:
     amounts = {
         kind: f"{amount / 1e9:.1f} GB of" if kind == "memory" else f"{amount:g}" for kind, amount in bundle.items()
@@ -122,7 +131,7 @@ def on_every_node(uri: str, version: str, bundle: Bundle, count: int) -> Iterato
         return
     import ray
 
-    folder = str(Path(tempfile.gettempdir()) / f"leader-{os.getuid()}" / f"model-{fingerprint(uri, version)}")
+    folder = str(private_folder() / f"model-{fingerprint(uri, version)}")
     download = ray.remote(_download)
     spread = download.options(num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), scheduling_strategy="SPREAD")
     try:
@@ -151,17 +160,13 @@ def _everywhere(function: Callable[..., None], *arguments: str) -> None:
 
 def _download(uri: str, folder: str) -> None:
     """On a node: whole or not at all, and where no other user can put another model in its place."""
-    own = Path(folder).parent
-    own.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if own.stat().st_uid != os.getuid() or own.is_symlink():
-        raise RunError(f"{own} belongs to another user; remove it, or set TMPDIR to another folder.")
+    private_folder(Path(folder).parent)
     if Path(folder).exists():
         return
     staging = Path(f"{folder}.{uuid.uuid4().hex}")
     try:
         storage.download(uri, staging)
-        with suppress(OSError):  # another task on this node was there first
-            staging.rename(folder)
+        storage.move_new_directory(staging, Path(folder))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

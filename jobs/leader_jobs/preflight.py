@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from leader_jobs.placement import on_node
-from leader_platform import storage
+from leader_platform import storage, surroundings
 from leader_platform.cluster_state import ClusterState, get_json
 from leader_platform.errors import RunError, UserError
 from leader_platform.progress import SILENT, Progress, job_progress
@@ -123,7 +123,9 @@ def _probe(marks: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
 
 def main() -> None:
     with tell_failure():
-        look(Check.model_validate(json.loads(sys.argv[1])), job_progress())
+        progress = job_progress()
+        surroundings.set_up(progress.log, encoding="utf-8")
+        look(Check.model_validate(json.loads(sys.argv[1])), progress)
 
 
 if __name__ == "__main__":

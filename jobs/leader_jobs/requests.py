@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from leader_platform import storage
 from leader_platform.artifacts import Run
 from leader_platform.config import DataConfig, LeaderConfig
 from leader_platform.data.dataset import PreparedData
+from leader_platform.machine import limit_threads
 from leader_platform.progress import Progress
 from leader_platform.ray_session import ray_session
 
@@ -51,6 +53,7 @@ class Request(BaseModel):
 
 def run_request(request: Request, progress: Progress, address: str | None = None) -> Any:
     """Do what is asked on the cluster at `address`, the one this job runs on, or a Ray of its own."""
+    limit_threads(of_torch=request.kind == "evaluate")  # which computes in this process
     if request.kind == "prepare":
         return _prepare(request, progress, address)
     data, run = PreparedData(request.data), Run(request.run or "")
@@ -92,6 +95,7 @@ def _train(request: Request, data: PreparedData, run: Run, progress: Progress, a
     options = {"resume": request.resume, "force": request.force, "only": request.only}
     if not pipeline.plan(request.stage, data, run, request.config, request.force, request.only):
         return pipeline.train(request.stage, data, run, request.config, progress, **options)
+    storage.require_writable(run.uri)
     with _ray(progress, address):
         return pipeline.train(request.stage, data, run, request.config, progress, **options)
 
@@ -101,6 +105,7 @@ def _tune(request: Request, data: PreparedData, run: Run, progress: Progress, ad
 
     options = {"resume": request.resume, "only": request.only}
     tune.check(data, run, request.config, request.trials, **options)
+    storage.require_writable(run.uri)
     with _ray(progress, address):
         tune.tune_student(data, run, request.config, request.trials, progress, **options)
 
@@ -109,5 +114,8 @@ def _evaluate(request: Request, data: PreparedData, run: Run, progress: Progress
     from leader_jobs.evaluate import evaluate, trains
 
     # Only what trains needs a Ray; to judge what is there, none is started.
-    with _ray(progress, address) if trains(request.config.evaluate) else nullcontext():
+    training = trains(request.config.evaluate)
+    if training:
+        storage.require_writable(run.uri)
+    with _ray(progress, address) if training else nullcontext():
         return evaluate(data, run, request.config, progress, request.force)

@@ -126,7 +126,11 @@ def _tokens(
 ) -> Dataset:
     import ray
 
-    samples = ray.data.read_parquet(data.sample_parts(split), columns=SAMPLE_COLUMNS)
+    # By our own reader: Ray's takes a path for a URI, and below a folder with a question mark it finds nothing.
+    parts = [{"part": part} for part in data.sample_parts(split)]
+    samples = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
+        lambda batch: storage.read_parquet(str(batch["part"][0]), SAMPLE_COLUMNS), batch_size=1
+    )
     total = data.manifest["splits"][split]["samples"]
     total = total if at_most is None else min(total, at_most)
     with counted(progress, f"Tokenising {split} samples", total, "samples") as count:
@@ -156,10 +160,10 @@ def _warm_start(
     def read(rows: Dataset, count: Count) -> Dataset:
         return rows.map_batches(
             ReadStates,
-            fn_constructor_args=(config.teacher, max(1, int(resources.cpus_per_worker)), count),
+            fn_constructor_args=(config.teacher, resources.threads, count),
             batch_format="pyarrow",
             batch_size=64,
-            num_cpus=resources.cpus_per_worker,
+            num_cpus=resources.cores,
             num_gpus=resources.gpus_per_worker,
             compute=ray.data.ActorPoolStrategy(size=config.teacher.num_workers),
             runtime_env={"env_vars": _environment(config)},

@@ -41,15 +41,14 @@ def read_code_titles(data: PreparedData, run: Run, config: LeaderConfig, key: st
     dtype = resolve_precision(config.features.dtype, "inference", bundle, progress)
     # In a process of its own, which ends with it and gives the language model's memory back.
     task = ray.remote(
-        num_cpus=resources.cpus_per_worker,
+        num_cpus=resources.cores,
         num_gpus=resources.gpus_per_worker,
         max_calls=1,
         runtime_env={"env_vars": preload_environment()},
     )(read_titles)
-    threads = max(1, int(resources.cpus_per_worker))
     reading = (config.teacher.backbone, config.student.title_depth, dtype)
     with counted(progress, "Reading titles", len(codes), "codes") as count:
-        states: np.ndarray = ray.get(task.remote(texts, *reading, threads, count))
+        states: np.ndarray = ray.get(task.remote(texts, *reading, resources.threads, count))
     about: dict[str, Any] = {
         "codes": len(codes),
         "backbone": config.teacher.backbone,

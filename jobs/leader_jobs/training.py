@@ -113,7 +113,7 @@ def run_trainer(
     resources = config.resources
     use_gpu = resources.gpus_per_worker > 0
     per_worker = worker_bundle(resources)
-    num_threads = max(1, int(resources.cpus_per_worker))
+    num_threads = resources.threads
     require_room(per_worker, num_workers, "Training", resources.wait_for_nodes_s, progress)
 
     def loop(arguments: dict[str, Any]) -> None:

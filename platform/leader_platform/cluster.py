@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
@@ -17,9 +16,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from leader_platform import cluster_processes
+from leader_platform import cluster_processes, storage
 from leader_platform.cluster_state import WAY_OUT, ClusterState, environment_token, get_json, require_listening
 from leader_platform.errors import RunError, UserError
+from leader_platform.machine import usable_cores, usable_memory
 from leader_platform.progress import Progress
 
 _START_PATIENCE_S = 120.0
@@ -39,9 +39,9 @@ def up(
 ) -> tuple[ClusterState, bool]:
     """Start a head for the workspace `home`, or return the one that runs; True if it was started now.
 
-    `num_cpus` defaults to all cores, `object_store_gb` (1e9 bytes) to the smaller of 2 and 15 % of the memory; with a
-    `prometheus_port` Prometheus runs beside it. Raises `UserError` for a taken port or a half-dead cluster, and
-    `RunError`, leaving nothing behind, if Ray or Prometheus does not start.
+    `num_cpus` defaults to the cores that this process may use, `object_store_gb` (1e9 bytes) to the smaller of 2 and
+    15 % of the memory; with a `prometheus_port` Prometheus runs beside it. Raises `UserError` for a taken port or a
+    half-dead cluster, and `RunError`, leaving nothing behind, if Ray or Prometheus does not start.
     """
     from leader_platform import cluster_head, monitoring
 
@@ -59,7 +59,7 @@ def up(
         state = cluster_head.start(
             _folder(home),
             temp_dir,
-            num_cpus,
+            num_cpus or usable_cores(),
             object_store_bytes,
             dashboard_port,
             _START_PATIENCE_S,
@@ -72,7 +72,7 @@ def up(
             except BaseException:
                 cluster_head.stop(temp_dir, state.pid, _STOP_PATIENCE_S)
                 raise
-        _write_atomically(_folder(home) / "state.json", state.model_dump_json(indent=2))
+        storage.write_bytes(str(_folder(home) / "state.json"), state.model_dump_json(indent=2).encode())
         return state, True
 
 
@@ -221,7 +221,7 @@ def _head_lives(state: ClusterState) -> bool:
 def _read_state(home: Path) -> ClusterState | None:
     path = _folder(home) / "state.json"
     try:
-        return ClusterState.model_validate(json.loads(path.read_text()))
+        return ClusterState.model_validate(json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, ValidationError):
@@ -235,19 +235,17 @@ def _folder(home: Path) -> Path:
 @contextlib.contextmanager
 def _lock(home: Path) -> Iterator[None]:
     """Two commands must not start or end the same cluster at once."""
-    _folder(home).mkdir(parents=True, exist_ok=True)
-    with (_folder(home) / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"Another `leader cluster` command works on {home}; wait until it is done.") from None
+    try:
+        _folder(home).mkdir(parents=True, exist_ok=True)
+        lock = storage.claim(str(_folder(home) / "lock"))
+    except OSError as error:
+        raise storage.unwritable(home, error) from None
+    if lock is None:
+        raise UserError(f"Another `leader cluster` command works on {home}; wait until it is done.")
+    try:
         yield
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    finally:
+        lock.release()
 
 
 def _require_free(port: int, option: str) -> None:
@@ -269,13 +267,8 @@ def _object_store_bytes(object_store_gb: float | None) -> int:
 
 
 def default_object_store_bytes() -> int:
-    """The smaller of 2 GB and 15 % of the memory that this machine or container has; Ray would take 30 %."""
-    import psutil
-
-    memory = psutil.virtual_memory().total
-    with contextlib.suppress(OSError, ValueError):
-        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return max(_SMALLEST_OBJECT_STORE_BYTES, min(2_000_000_000, int(0.15 * memory)))
+    """The smaller of 2 GB and 15 % of the memory that this process may use; Ray would take 30 %."""
+    return max(_SMALLEST_OBJECT_STORE_BYTES, min(2_000_000_000, int(0.15 * usable_memory())))
 
 
 def _dashboard_of(address: str) -> str:

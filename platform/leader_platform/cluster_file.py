@@ -162,7 +162,7 @@ def _dashboard_port(values: Mapping[str, Any]) -> int:
 def read(file: Path) -> dict[str, Any]:
     """The file's values. `UserError` unless it is YAML with a cluster's name and provider."""
     try:
-        values = yaml.safe_load(file.read_text())
+        values = yaml.safe_load(file.read_bytes())
     except OSError as error:
         raise UserError(f"The cluster file {file} cannot be read ({error.strerror}); check the path.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

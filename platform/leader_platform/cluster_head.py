@@ -15,6 +15,7 @@ from pathlib import Path
 from leader_platform import cluster_processes
 from leader_platform.cluster_state import ClusterState, environment_token, get_json
 from leader_platform.errors import RunError, UserError
+from leader_platform.machine import Machine
 from leader_platform.ray_environment import loopback_environment, ray_environment, serve_environment
 
 _TERM_PATIENCE_S = 2.0
@@ -23,7 +24,7 @@ _TERM_PATIENCE_S = 2.0
 def start(
     folder: Path,
     temp_dir: Path,
-    num_cpus: int | None,
+    num_cpus: int,
     object_store_bytes: int,
     dashboard_port: int,
     patience_s: float,
@@ -128,15 +129,16 @@ def _head_resources(state: ClusterState) -> dict[str, float] | None:
     return next((node["resources_total"] for node in nodes if node["state"] == "ALIVE"), None)
 
 
-def _command(temp_dir: Path, num_cpus: int | None, object_store_bytes: int, dashboard_port: int) -> list[str]:
+def _command(temp_dir: Path, num_cpus: int, object_store_bytes: int, dashboard_port: int) -> list[str]:
     # The module, not the `ray` script: a script's first line may be too long for the kernel in a deep folder.
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
     # 0: any free port; the defaults would collide with another Ray on this machine. The client server takes no 0.
     command += ["--port=0", "--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]
     command += [f"--ray-client-server-port={_free_port()}", f"--temp-dir={ray_temp_dir(temp_dir)}"]
-    command += [f"--object-store-memory={object_store_bytes}"]
-    return command if num_cpus is None else [*command, f"--num-cpus={num_cpus}"]
+    command += [f"--num-cpus={num_cpus}", f"--object-store-memory={object_store_bytes}"]
+    memory = Machine().ray_memory(object_store_bytes)
+    return command if memory is None else [*command, f"--memory={memory}"]
 
 
 def ray_temp_dir(temp_dir: Path) -> Path:

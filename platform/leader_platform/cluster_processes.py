@@ -29,7 +29,11 @@ def start_time(pid: int) -> float | None:
             return None
         stat = Path(f"/proc/{pid}/stat")
         # The second field, the name, may itself hold spaces and brackets.
-        return float(stat.read_text().rpartition(")")[2].split()[19]) if stat.exists() else process.create_time()
+        return (
+            float(stat.read_text(errors="replace").rpartition(")")[2].split()[19])
+            if stat.exists()
+            else process.create_time()
+        )
     except (psutil.NoSuchProcess, OSError):
         return None
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from leader_platform import dashboard
 from leader_platform.errors import UserError
+from leader_platform.surroundings import home
 
 WAY_OUT = "`leader cluster down` clears it, then `leader cluster up` starts a new one."
 
@@ -58,7 +59,7 @@ def environment_token() -> str | None:
     if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return token
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(named).expanduser() if named else Path.home() / ".ray" / "auth_token"
+    path = Path(os.path.expanduser(named)) if named else Path(str(home()), ".ray", "auth_token")
     with contextlib.suppress(OSError):
         return path.read_text().strip() or None
     return None

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+# Of a worker that may choose: more cores make the small default models no faster.
+_MOST_CPUS = 2.0
 ProfileField = Literal["gender", "age", "insurance", "language", "marital_status", "race"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -428,13 +431,40 @@ class ServeConfig(_Frozen):
 class ResourcesConfig(_Frozen):
     """What a stage asks Ray for."""
 
-    cpus_per_worker: float = Field(2.0, gt=0, description="CPU cores a training worker or an engine computes on.")
+    cpus_per_worker: float | None = Field(
+        None,
+        gt=0,
+        description="CPU cores a training worker or an engine computes on; null: 2, or the largest node's if fewer.",
+    )
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs a training worker or an engine computes on.")
     wait_for_nodes_s: float = Field(
         0.0,
         ge=0,
         description="Seconds to wait for nodes that a stage needs, where a cluster grows by itself.",
     )
+
+    def on(self, nodes: Sequence[Mapping[str, float]]) -> ResourcesConfig:
+        """With the cores of a worker as a number, chosen for a cluster whose nodes have these resources.
+
+        Where nodes are waited for, those that are up do not limit it.
+        """
+        if self.cpus_per_worker is not None:
+            return self
+        suited = [node for node in nodes if node.get("GPU", 0) >= self.gpus_per_worker] or nodes
+        largest = max((node.get("CPU", 0) for node in suited), default=0)
+        known = largest > 0 and not self.wait_for_nodes_s
+        return self.model_copy(update={"cpus_per_worker": min(_MOST_CPUS, largest) if known else _MOST_CPUS})
+
+    @property
+    def cores(self) -> float:
+        """Cores of a worker; `on` must have chosen them."""
+        assert self.cpus_per_worker is not None
+        return self.cpus_per_worker
+
+    @property
+    def threads(self) -> int:
+        """Threads of a worker that has `cores`."""
+        return max(1, int(self.cores))
 
 
 class LeaderConfig(_Frozen):

@@ -56,7 +56,7 @@ def start(folder: Path, temp_dir: Path, ray_folder: Path, port: int) -> None:
     program = require_prometheus()
     folder.mkdir(parents=True, exist_ok=True)
     config, log = folder / "prometheus.yml", folder / "prometheus.log"
-    config.write_text(configuration(ray_folder))
+    config.write_text(configuration(ray_folder), encoding="utf-8")
     command = [program, f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--storage.tsdb.retention.time=15d"]
     with log.open("wb") as output:

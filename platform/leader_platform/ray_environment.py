@@ -11,6 +11,8 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from leader_platform.machine import usable_cores
+
 # Ray turns 127.0.0.1 into the machine's outward address unless clusters are off for the platform; this variable is the
 # only switch for it. With it, every port of a local Ray is on loopback, save two of HAProxy's once Serve runs
 # (docs/SERVING.md). A real cluster must not have it.
@@ -70,7 +72,7 @@ def serve_environment(directory: Path, free_port: Callable[[], int]) -> dict[str
     """
     return {
         # Its default of four threads would be in each other's way on two cores.
-        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, usable_cores())),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),

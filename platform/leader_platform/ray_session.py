@@ -20,9 +20,9 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
     """Ray for the length of a `with` block.
 
     A Ray that this process already uses is used and left running. Else a connection to `address` (host:port) or
-    RAY_ADDRESS, which Ray sets in its jobs. Else a Ray on loopback for this block alone, with `num_cpus` cores (all by
-    default), no dashboard and a token of its own. Workers' output stays in Ray's log files; their errors are raised.
-    Raises `UserError` if nothing answers at the address.
+    RAY_ADDRESS, which Ray sets in its jobs. Else a Ray on loopback for this block alone, with `num_cpus` cores (those
+    that this process may use), no dashboard and a token of its own. Workers' output stays in Ray's log files; their
+    errors are raised. Raises `UserError` if nothing answers at the address.
     """
     from leader_platform.ray_environment import apply, loopback_environment, ray_environment
 
@@ -57,16 +57,19 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
 def _start_local(num_cpus: int | None, folder: str) -> None:
     from leader_platform.cluster import default_object_store_bytes
     from leader_platform.cluster_state import environment_token
+    from leader_platform.machine import Machine
 
     if environment_token() is None:
         # Ray would write one to the home folder, for every later Ray of the user, where it stays; ours ends with us.
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    machine, object_store_bytes = Machine(), default_object_store_bytes()
     try:
         _init(
             address="local",
-            num_cpus=num_cpus,
+            num_cpus=num_cpus or machine.usable_cores(),
             include_dashboard=False,
-            object_store_memory=default_object_store_bytes(),
+            object_store_memory=object_store_bytes,
+            _memory=machine.ray_memory(object_store_bytes),
             _temp_dir=folder,
         )
     except (RuntimeError, ValueError, OSError) as error:

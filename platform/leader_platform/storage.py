@@ -2,13 +2,13 @@
 half a file or half a directory.
 
 Local files are written beside their place and renamed onto it. An object store shows an object only when its upload
-ended; one whose writer failed is deleted. A directory there is whole when its manifest, copied last, is there.
+ended; one whose writer failed is deleted. A directory there is whole when its manifest, copied last, is there; so it is
+on a file system that cannot rename it.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import glob
 import hashlib
 import json
@@ -22,6 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pyarrow import fs as pafs
 
 from leader_platform.errors import UserError, find_cause
@@ -29,6 +30,12 @@ from leader_platform.errors import UserError, find_cause
 _UNFINISHED, _RETIRED = ".unfinished-", ".retired-"
 _MANIFEST = "manifest.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A directory from a layer of a container's image, an AFS volume, another quota's project; file systems by FUSE.
+_NO_RENAME = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP)
+# Lustre without `flock`, NFS without its lock daemon, file systems by FUSE.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+_LOCK, _HOLDER = ".lock", ".holder"
+_RECOVERY_PATIENCE_S = 30.0
 
 
 def is_remote(uri: str) -> bool:
@@ -37,8 +44,10 @@ def is_remote(uri: str) -> bool:
 
 
 def absolute(uri: str) -> str:
-    """A URI as it is; a local path made absolute, so that it means the same in every process."""
-    return uri.rstrip("/") if is_remote(uri) else str(Path(uri.removeprefix("file://")).absolute())
+    """A URI as it is; a local path made absolute, so that it means the same in every process; `~/` is the home."""
+    if is_remote(uri):
+        return uri.rstrip("/")
+    return str(Path(os.path.expanduser(uri.removeprefix("file://"))).absolute())
 
 
 def join(uri: str, *parts: str) -> str:
@@ -122,7 +131,7 @@ def _whole_file(uri: str) -> Iterator[tuple[pafs.FileSystem, str]]:
     unfinished = f"{path}.{uuid.uuid4().hex[:8]}.unfinished"
     try:
         yield file_system, unfinished
-        os.replace(unfinished, path)
+        move_file(unfinished, path)
     finally:
         Path(unfinished).unlink(missing_ok=True)
 
@@ -174,14 +183,27 @@ def publish(staging: str, final: str) -> None:
     """Put the finished directory `staging` in the place of `final`.
 
     A failure leaves the old one; a kill between the two renames leaves it beside its place, where the next
-    `staged_directory` finds it. Remote directories cannot be renamed: there the old one goes first, and the manifest,
-    without which there is no product, comes last.
+    `staged_directory` finds it. Where directories cannot be renamed, as in object storage, the old one goes first, and
+    the manifest, without which there is no product, comes last.
     """
-    if is_remote(final):
-        remove(final)
+    if not is_remote(final):
+        try:
+            _rename_in_place(staging, final)
+            return
+        except OSError as error:
+            if error.errno not in _NO_RENAME:
+                raise
+    remove(final)
+    try:
         _copy(staging, final)
-        remove(staging)
-        return
+    except BaseException:
+        with suppress(OSError):
+            remove(final)
+        raise
+    remove(staging)
+
+
+def _rename_in_place(staging: str, final: str) -> None:
     retired = Path(f"{final}{_RETIRED}{uuid.uuid4().hex[:8]}")
     Path(final).parent.mkdir(parents=True, exist_ok=True)
     if Path(final).exists():
@@ -195,6 +217,33 @@ def publish(staging: str, final: str) -> None:
     shutil.rmtree(retired, ignore_errors=True)
 
 
+def move_file(source: str | Path, target: str | Path) -> None:
+    """Rename a file onto `target`; copied there where the file system cannot rename."""
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno not in _NO_RENAME:
+            raise
+        shutil.copyfile(source, target)
+        os.unlink(source)
+
+
+def move_new_directory(source: Path, target: Path, last: str = "") -> None:
+    """Rename a directory to `target`, or leave what another process has put there first; where the file system cannot
+    rename, its files are copied, and that called `last` at the end."""
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno not in _NO_RENAME:
+            if not target.is_dir():
+                raise
+            return
+        for file in sorted(source.rglob("*"), key=lambda file: file.name == last):
+            if file.is_file():
+                (target / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+                move_file(file, target / file.relative_to(source))
+
+
 def _copy(source: str, target: str) -> None:
     """Copy a directory's files, its manifest last."""
     source_system, source_path = filesystem(source)
@@ -203,22 +252,46 @@ def _copy(source: str, target: str) -> None:
              if info.type == pafs.FileType.File]  # fmt: skip
     for file in sorted(files, key=lambda file: file.endswith(_MANIFEST)):
         copied = target_path + file.removeprefix(source_path)
+        if not is_remote(target):
+            Path(copied).parent.mkdir(parents=True, exist_ok=True)
         pafs.copy_files(file, copied, source_filesystem=source_system, destination_filesystem=target_system)
 
 
-def _make_directory(staging: str, final: str) -> int:
-    """Make the directory `staging` and return a descriptor that holds it, see `_claim`."""
+def _make_directory(staging: str, final: str) -> BaseFileLock:
+    """Make the directory `staging` and return the lock that says that it is being written."""
     if os.path.ismount(final):
         raise UserError(f"{final} is a mount point and cannot be replaced; choose a folder in it.")
-    made = Path(f"{final}.{uuid.uuid4().hex[:8]}.new")  # claimed before `_recover` of another process can find it
     try:
-        made.mkdir(parents=True)
+        Path(staging).parent.mkdir(parents=True, exist_ok=True)
+        _recover(final)
+        # Before the directory, which `_recover` of another process would remove without it; that may hold it for once.
+        lock = claim(staging + _LOCK, _RECOVERY_PATIENCE_S)
+        assert lock is not None
+        Path(staging).mkdir()
     except OSError as error:
-        raise UserError(f"{final} cannot be written ({error.strerror}); choose another folder.") from None
-    descriptor = _claim(str(made))
-    assert descriptor is not None
-    os.replace(made, staging)
-    return descriptor
+        raise unwritable(final, error) from None
+    return lock
+
+
+def unwritable(folder: str | Path, error: OSError) -> UserError:
+    """The sentence for a folder in which nothing can be written."""
+    return UserError(
+        f"{folder} cannot be written ({error.strerror or error}); choose another folder "
+        "(of the workspace: --home or LEADER_HOME)."
+    )
+
+
+def require_writable(uri: str) -> None:
+    """`UserError` where this process may not write to a local directory, or make it; before hours of work for it."""
+    if is_remote(uri):
+        return
+    nearest = Path(os.path.realpath(absolute(uri)))
+    while not os.path.exists(nearest):  # not `Path.exists`, which raises where a folder above may not be entered
+        nearest = nearest.parent
+    if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
+        read_only = os.statvfs(nearest).f_flag & os.ST_RDONLY
+        number = errno.EROFS if read_only else errno.EACCES
+        raise unwritable(uri, OSError(number, os.strerror(number)))
 
 
 @contextmanager
@@ -243,15 +316,27 @@ def full_disk(error: BaseException) -> BaseException | None:
     return None if isinstance(cause, OSError) and cause.errno not in _FULL else cause
 
 
-def _claim(directory: str) -> int | None:
-    """A descriptor that holds the directory until it is closed or its process dies; None if another process does."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def claim(path: str, patience_s: float = 0.0) -> BaseFileLock | None:
+    """Hold the lock file `path` until it is released or this process dies; None if another process holds it for longer
+    than `patience_s`. Where a file system has no locks, a file beside it names the holder."""
+    lock: BaseFileLock = FileLock(path, timeout=patience_s, thread_local=False, fallback_to_soft=False)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
+        try:
+            lock.acquire()
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            lock = SoftFileLock(path + _HOLDER, timeout=patience_s, thread_local=False)
+            lock.acquire()
+    except Timeout:
         return None
-    return descriptor
+    return lock
+
+
+def _give_back(lock: BaseFileLock, path: str) -> None:
+    """Release a lock that nobody will ask for again, and remove its file."""
+    Path(path).unlink(missing_ok=True)
+    lock.release()
 
 
 def _recover(final: str) -> None:
@@ -263,11 +348,12 @@ def _recover(final: str) -> None:
             shutil.rmtree(retired, ignore_errors=True)
         else:
             os.replace(retired, final)
-    for left in glob.glob(f"{beside}{_UNFINISHED}*"):
-        descriptor = _claim(left)
-        if descriptor is not None:
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(descriptor)
+    left = {name.removesuffix(_HOLDER).removesuffix(_LOCK) for name in glob.glob(f"{beside}{_UNFINISHED}*")}
+    for directory in left:
+        lock = claim(directory + _LOCK)
+        if lock is not None:
+            shutil.rmtree(directory, ignore_errors=True)
+            _give_back(lock, directory + _LOCK)
 
 
 @contextmanager
@@ -278,10 +364,7 @@ def staged_directory(final: str) -> Iterator[str]:
     """
     final = final if is_remote(final) else os.path.realpath(absolute(final))
     staging = f"{final}{_UNFINISHED}{uuid.uuid4().hex[:8]}"
-    descriptor = None
-    if not is_remote(final):
-        _recover(final)
-        descriptor = _make_directory(staging, final)
+    lock = None if is_remote(final) else _make_directory(staging, final)
     try:
         yield staging
         publish(staging, final)
@@ -290,8 +373,8 @@ def staged_directory(final: str) -> Iterator[str]:
             remove(staging)
         raise
     finally:
-        if descriptor is not None:
-            os.close(descriptor)
+        if lock is not None:
+            _give_back(lock, staging + _LOCK)
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 
 # No `from __future__ import annotations` here: Serve reads the annotation of `build`'s argument as a class.
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ray
 from ray import serve
 
 from leader_platform.config import ServeConfig
+from leader_platform.machine import Machine
 from leader_platform.models.vllm_engine import engine_environment
 from leader_serve.ingress import IngressDeployment, Models
 from leader_serve.releases import TEACHER_APPLICATIONS, IngressArguments, Release, Replicas, TeacherArguments
@@ -89,14 +90,26 @@ def _options(deployment: serve.Deployment, config: ServeConfig, replicas: Replic
 
 
 def _teacher_actor(arguments: TeacherArguments) -> dict[str, Any]:
-    cores = arguments.resources.cpus_per_worker
+    nodes = _nodes()
+    resources = arguments.resources.on(nodes)
     # What Ray reserves must not become what the engine computes on: Ray sets OMP_NUM_THREADS to the reservation.
-    environment = {"OMP_NUM_THREADS": str(max(1, math.floor(cores))), **_engine_environment(arguments)}
+    environment = {"OMP_NUM_THREADS": str(resources.threads), **_engine_environment(arguments)}
     return {
-        "num_cpus": max(1.0, cores - _CPUS_BESIDE_TEACHER),
+        "num_cpus": _reserved(resources.cores, nodes),
         "num_gpus": arguments.resources.gpus_per_worker,
         "runtime_env": {"env_vars": environment},
     }
+
+
+def _nodes() -> list[dict[str, float]]:
+    """The resources of the nodes that are up. Serve builds applications in a task; without a Ray none are known."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
+
+
+def _reserved(cores: float, nodes: Sequence[Mapping[str, float]]) -> float:
+    """CPUs that place a teacher which computes on `cores`: none on machines of one core, which all replicas share."""
+    largest = max([cores, *(node.get("CPU", 0) for node in nodes)])
+    return 0.0 if largest <= 1 else max(1.0, cores - _CPUS_BESIDE_TEACHER)
 
 
 def _engine_environment(arguments: TeacherArguments) -> dict[str, str]:
@@ -104,4 +117,5 @@ def _engine_environment(arguments: TeacherArguments) -> dict[str, str]:
     it is made where the application is built, on a node, and not where the plan is."""
     if arguments.engine != "vllm":
         return {}
-    return engine_environment(arguments.kv_cache_gb, on_gpu=arguments.resources.gpus_per_worker > 0)
+    on_gpu = arguments.resources.gpus_per_worker > 0
+    return engine_environment(arguments.kv_cache_gb, on_gpu, threads=Machine().threads())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support.folders import odd_folder
 
 from leader_jobs.prepare import PrepareArguments, prepare
 from leader_platform.config import LeaderConfig
@@ -75,11 +77,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="package")
 def ray_local(s3_server: str) -> Iterator[None]:
-    """One Ray for all integration tests, on two cores; it ends with them."""
+    """One Ray for all integration tests, on two cores and without a home; it ends with them."""
     from leader_platform.ray_session import ray_session
+    from leader_platform.surroundings import cache_folder
 
-    with ray_session(num_cpus=2):
-        yield
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_CACHE_HOME", str(cache_folder()))  # the embedded model is converted once a machine
+        environment.setenv("HOME", "/dev/null")  # which root cannot make either
+        with ray_session(num_cpus=2):
+            yield
 
 
 @pytest.fixture(scope="package")
@@ -90,7 +96,7 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from leader_platform.models.backbone import load_tokenizer
 
-    folder = tmp_path_factory.mktemp("backbone")
+    folder = odd_folder(tmp_path_factory.mktemp("backbone"))
     tokenizer = load_tokenizer("smollm2")
     LlamaForCausalLM(small_llama(len(tokenizer), pad_token_id=tokenizer.pad_token_id)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -100,7 +106,7 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def config(tiny_backbone: Path) -> LeaderConfig:
     settings = [
-        f"teacher.backbone={tiny_backbone}",
+        f"teacher.backbone={json.dumps(str(tiny_backbone))}",
         "teacher.dtype=float32",
         "teacher.max_steps=12",
         # A head that begins at nothing learns how frequent medications are; random weights tell no more than that.
@@ -121,13 +127,13 @@ def config(tiny_backbone: Path) -> LeaderConfig:
 
 @pytest.fixture(scope="package")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("raw") / "synthetic"
+    folder = odd_folder(tmp_path_factory.mktemp("raw")) / "synthetic"
     write_raw("mimic4", folder, 40, seed=1)
     return folder
 
 
 @pytest.fixture(scope="package")
 def data(ray_local: None, raw: Path, config: LeaderConfig, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    out = str(tmp_path_factory.mktemp("prepared") / "data")
+    out = str(odd_folder(tmp_path_factory.mktemp("prepared")) / "data")
     prepare(PrepareArguments("mimic4", str(raw), out), config, LineProgress(print))
     return PreparedData(out)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from support.folders import odd_folder
 from support.kills import kill_at
 
 from leader_jobs import pipeline
@@ -47,7 +48,7 @@ def run(
     data: PreparedData, config: LeaderConfig, tmp_path_factory: pytest.TempPathFactory, lines: list[tuple[float, str]]
 ) -> Run:
     """A run with every stage done."""
-    run = Run(str(tmp_path_factory.mktemp("run")))
+    run = Run(str(odd_folder(tmp_path_factory.mktemp("run"))))
     lines.append((time.monotonic(), "begun"))
     progress = LineProgress(lambda line: lines.append((time.monotonic(), line)), every_s=2.0)
     assert pipeline.train("all", data, run, config, progress) == ["teacher", "features", "titles", "distill"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from leader_jobs import placement
+from leader_platform.config import ResourcesConfig
 from leader_platform.errors import RunError
 
 SMALL, LARGE = {"CPU": 2.0, "memory": 8e9}, {"CPU": 16.0, "GPU": 2.0}
@@ -27,6 +28,26 @@ SMALL, LARGE = {"CPU": 2.0, "memory": 8e9}, {"CPU": 16.0, "GPU": 2.0}
 )
 def test_workers_fit_on_single_nodes(nodes: list[dict[str, float]], bundle: dict[str, float], count: int) -> None:
     assert placement.room(nodes, bundle) == count
+
+
+@pytest.mark.parametrize(
+    ("settings", "nodes", "cpus"),
+    [
+        ({}, [{"CPU": 1.0}], 1.0),
+        ({}, [SMALL], 2.0),
+        ({}, [{"CPU": 1.0}, LARGE], 2.0),
+        ({"gpus_per_worker": 1.0}, [{"CPU": 1.0, "GPU": 1.0}, {"CPU": 16.0}], 1.0),  # a worker is where its GPU is
+        ({"gpus_per_worker": 1.0}, [{"CPU": 1.0}], 1.0),
+        ({"wait_for_nodes_s": 9.0}, [{"CPU": 1.0}], 2.0),  # on nodes that are still to come
+        ({}, [{"memory": 8e9}], 2.0),  # a head that computes nothing
+        ({"cpus_per_worker": 3.0}, [{"CPU": 1.0}], 3.0),  # what was asked for is refused, not changed
+    ],
+)
+def test_a_worker_has_two_cores_or_what_there_is(
+    settings: dict[str, float], nodes: list[dict[str, float]], cpus: float
+) -> None:
+    chosen = ResourcesConfig.model_validate(settings).on(nodes)
+    assert (chosen.cores, chosen.threads) == (cpus, int(cpus))
 
 
 def test_what_is_missing_is_told_by_the_largest_node() -> None:

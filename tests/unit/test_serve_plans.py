@@ -71,6 +71,31 @@ def test_the_teacher_leaves_room_and_keeps_its_threads(run: Path) -> None:
     assert options["runtime_env"]["env_vars"]["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"
 
 
+@pytest.mark.parametrize(
+    ("cores", "settings", "reserved", "threads"),
+    [
+        (1.0, [], 0.0, "1"),
+        (2.0, [], 1.0, "2"),
+        (8.0, [], 1.0, "2"),
+        (8.0, ["resources.cpus_per_worker=4"], 3.0, "4"),
+        (8.0, ["resources.cpus_per_worker=1"], 1.0, "1"),
+        (1.0, ["resources.cpus_per_worker=2"], 1.0, "2"),  # what was asked for and does not fit is not made to
+    ],
+)
+def test_the_application_fits_on_the_cores_that_there_are(
+    run: Path, monkeypatch: pytest.MonkeyPatch, cores: float, settings: list[str], reserved: float, threads: str
+) -> None:
+    monkeypatch.setattr("leader_serve.app._nodes", lambda: [{"CPU": cores}])
+    plan = prepare(str(run), load_config(CONFIG, None, settings))
+    options = build_teacher(TeacherArguments.model_validate(arguments(plan, "leader-teacher")))
+    teacher = options._bound_deployment.ray_actor_options
+    assert teacher["num_cpus"] == reserved
+    assert teacher["runtime_env"]["env_vars"]["OMP_NUM_THREADS"] == threads
+    ingress_cpus = ingress(plan).ray_actor_options["num_cpus"] * CONFIG.serve.student_replicas
+    if not settings:
+        assert reserved + 2 * ingress_cpus <= cores, "an update needs room for new replicas beside the old ones"
+
+
 def test_where_the_student_computes_is_a_setting(run: Path) -> None:
     inside = load_config(CONFIG, None, ["serve.student_replicas=3"])
     bound = ingress(prepare(str(run), inside))

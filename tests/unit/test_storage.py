@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gzip
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from ray.exceptions import OutOfDiskError
 
-from leader_platform import storage
+from leader_platform import cluster, storage
 from leader_platform.artifacts import FEATURES, STUDENT, TEACHER, Run
 from leader_platform.config import LeaderConfig
 from leader_platform.errors import UserError
@@ -214,6 +217,160 @@ def test_what_another_process_is_writing_is_left_to_it(tmp_path: Path) -> None:
             storage.write_json(storage.join(second, "manifest.json"), "second")
     assert storage.read_json(str(tmp_path / "data/manifest.json")) == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+# --- file systems of homes -------------------------------------------------------------------------------------------
+
+WITHOUT_LOCKS = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP]
+# Of a process that is killed while it writes; `{number}` is what its file system answers to a lock.
+KILLED = """
+import errno, fcntl, os, signal
+from leader_platform import storage
+def refuse(*_):
+    raise OSError({number}, os.strerror({number}))
+if {number}:
+    fcntl.flock = refuse
+with storage.staged_directory({final!r}) as staging:
+    storage.write_json(storage.join(staging, "half"), 1)
+    print("writing", flush=True)
+    signal.pause()
+"""
+
+
+@pytest.fixture(params=[0, *WITHOUT_LOCKS], ids=["flock", "ENOSYS", "ENOLCK", "EOPNOTSUPP"])
+def locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """What the file system answers to a lock; 0 where it has them."""
+    if request.param:
+
+        def refuse(*_: int) -> None:
+            raise OSError(request.param, os.strerror(request.param))
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    return int(request.param)
+
+
+def test_a_living_writer_is_left_alone_and_a_killed_one_cleared_away(tmp_path: Path, locks: int) -> None:
+    final = str(tmp_path / "d ä[1]")
+    code = KILLED.format(number=locks, final=final)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "writing\n"
+        for alive in (True, False):
+            with storage.staged_directory(final) as staging:
+                storage.write_json(storage.join(staging, "manifest.json"), {})
+            halves = [path for path in tmp_path.iterdir() if ".unfinished-" in path.name and path.is_dir()]
+            assert len(halves) == int(alive)
+            other.kill()
+            other.wait()
+    assert everything(tmp_path) == ["d ä[1]/manifest.json"]
+
+
+def test_two_commands_do_not_start_a_cluster_at_once(tmp_path: Path, locks: int) -> None:
+    with cluster._lock(tmp_path), pytest.raises(UserError, match="Another `leader cluster` command works on"):  # noqa: SIM117
+        with cluster._lock(tmp_path):
+            pass
+    with cluster._lock(tmp_path):
+        pass
+
+
+def test_a_failing_disk_is_not_taken_for_one_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(UserError, match="product cannot be written"), storage.staged_directory(f"{tmp_path}/product"):
+        pass
+
+
+@pytest.fixture(params=["directories", "an image's", "all"])
+def no_rename(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that cannot rename directories, those of a lower layer of an overlay, or anything."""
+    rename = os.replace
+
+    def refuse(source: str | Path, target: str | Path) -> None:
+        lower = Path(source, "of-the-image").exists()
+        if request.param == "all" or (lower if request.param == "an image's" else Path(source).is_dir()):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source), None, str(target))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(Path, "rename", lambda source, target: refuse(source, target))
+
+
+def test_a_directory_takes_its_place_where_none_can_be_renamed(tmp_path: Path, no_rename: None) -> None:
+    final = tmp_path / "runs" / "product"
+    final.mkdir(parents=True)
+    (final / "of-the-image").touch()
+    with storage.staged_directory(str(final)) as staging:
+        storage.write_json(storage.join(staging, "adapter", "weights"), 1)
+        storage.write_json(storage.join(staging, "manifest.json"), {})
+    assert everything(tmp_path) == ["runs/product/adapter/weights", "runs/product/manifest.json"]
+
+
+def test_what_is_copied_in_place_of_a_rename_is_whole_or_not_there(
+    tmp_path: Path, no_rename: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[str] = []
+
+    def copy(source: str, target: str, **_: object) -> None:
+        if source.endswith("weights"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copied.append(source)
+
+    final = tmp_path / "product"
+    final.mkdir()
+    (final / "of-the-image").touch()
+    monkeypatch.setattr("pyarrow.fs.copy_files", copy)
+
+    def write() -> None:
+        with storage.staged_directory(str(final)) as staging:
+            storage.write_json(storage.join(staging, "weights"), 1)
+            storage.write_json(storage.join(staging, "manifest.json"), {})
+
+    with pytest.raises(OSError, match="No space"):
+        write()
+    assert copied == []
+    assert everything(tmp_path) == []
+
+
+def test_a_directory_of_another_process_is_kept(tmp_path: Path, no_rename: None) -> None:
+    for text in ("first", "second"):
+        (tmp_path / text).mkdir()
+        (tmp_path / text / "file").write_text("the same")
+        storage.move_new_directory(tmp_path / text, tmp_path / "model")
+    assert (tmp_path / "model" / "file").read_text() == "the same"
+
+
+@pytest.mark.parametrize("name", ["ä b", "a%20b#c?d", "[x]*", "-x", "~x", "x ", "a:b;c", "'\"$HOME"])
+def test_paths_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with storage.staged_directory(name) as staging:
+        storage.write_parquet(storage.join(staging, "t.parquet"), pa.table({"a": [1]}))
+    place = storage.absolute(name)
+    assert place == f"{tmp_path}/{name}"
+    assert storage.list_files(place) == [f"{place}/t.parquet"]
+    assert storage.num_rows(f"{place}/t.parquet") == len(storage.read_parquet(f"{place}/t.parquet")) == 1
+    with storage.local_copy(name) as folder:
+        assert (folder / "t.parquet").is_file()
+    storage.remove(name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_home_is_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in `--home=~/leader`, which no shell expands."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert storage.absolute("~/leader") == f"{tmp_path}/leader"
+
+
+@pytest.mark.parametrize("part", ["", "runs/new"])
+def test_a_place_that_cannot_be_written_names_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    storage.require_writable(str(tmp_path / part))
+    storage.require_writable("s3://bucket/run")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(UserError, match=r"cannot be written \(Permission denied\); .*--home or LEADER_HOME"):
+        storage.require_writable(str(tmp_path / part))
 
 
 def test_an_arrow_stream_is_read_back_whatever_dictionaries_its_parts_had(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ when the whole has the expected SHA-256.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import httpx
 
 from leader_platform.errors import RunError, UserError
 from leader_platform.progress import Progress
+from leader_platform.storage import move_file
 
 
 class MissingError(UserError):
@@ -97,7 +97,7 @@ class Downloader:
                 f"{url} has SHA-256 {found} and not {sha256}, so it was changed there or is damaged on the way; "
                 "name another server with --base-url, or download the file yourself if you trust it."
             )
-        os.replace(partial, target)
+        move_file(partial, target)
 
     def partial(self, name: str, url: str, target: Path) -> Path:
         """Download into the partial file of `target` until the server has nothing more to send."""

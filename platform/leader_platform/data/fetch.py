@@ -11,7 +11,6 @@ server named as base URL may have it; else the user supplies it.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ import httpx
 from leader_platform.data.download import PATIENT, Downloader, MissingError, Retry, partial_of, sha256_of
 from leader_platform.errors import UserError
 from leader_platform.progress import SILENT, Progress
+from leader_platform.storage import move_file
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def fetch(
         for file in missing:
             _bring(file, downloader, out, base_url)
     if collection.checksums:
-        os.replace(partial_of(out / collection.checksums.name), out / collection.checksums.name)
+        move_file(partial_of(out / collection.checksums.name), out / collection.checksums.name)
     return [
         FetchedFile(file.name, path.stat().st_size, file in missing)
         for file in files

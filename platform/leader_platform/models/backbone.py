@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import tempfile
@@ -10,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leader_platform.errors import UserError
+from leader_platform.storage import move_new_directory
+from leader_platform.surroundings import cache_folder, private_folder
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = "smollm2"
+_LAST_FILE = "config.json"
 
 
 def _embedded_file() -> Path:
@@ -36,17 +38,23 @@ def _embedded_folder() -> Path:
     """The embedded model as a plain Hugging Face folder, converted once a machine and kept in the user's cache: reading
     the packed file takes 20 s each time, and every stage reads it."""
     file = _embedded_file()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "leader-platform")
-    folder = cache / f"{file.stem}-{file.stat().st_size}"
-    if folder.is_dir():
-        return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as unfinished:
-        converted = Path(unfinished, "model")
-        _convert(file, converted)
+    name = f"{file.stem}-{file.stat().st_size}"
+    folders = [cache / "leader-platform" / name for cache in (cache_folder(), private_folder() / "cache")]
+    for folder in folders:
+        if (folder / _LAST_FILE).is_file():
+            return folder
+    try:
+        return _converted(file, folders[0])
+    except OSError:  # a full quota, which shows only when it is written to
+        return _converted(file, folders[1])
+
+
+def _converted(file: Path, folder: Path) -> Path:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
+        _convert(file, Path(unfinished, "model"))
         # Another process may have been first; its folder is as good.
-        with contextlib.suppress(OSError):
-            converted.rename(folder)
+        move_new_directory(Path(unfinished, "model"), folder, last=_LAST_FILE)
     return folder
 
 
@@ -71,7 +79,7 @@ def model_folder(name: str) -> str:
     """What `from_pretrained` takes for a backbone's name."""
     if name == EMBEDDED:
         return str(_embedded_folder())
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if name.startswith(("/", "./", "../", "~")) and not folder.is_dir():
         raise UserError(f"The backbone {name} is not a folder; give one that `save_pretrained` wrote, or a hub name.")
     return str(folder) if folder.is_dir() else name
