@@ -14,6 +14,7 @@ from rich.markup import escape
 from leader_cli import cluster, data, deploy, evaluate, jobs, quickstart, recommend, runs, serve, train, tune
 from leader_cli.console import Settings, default_home, remarks
 from leader_platform.errors import RunError, UserError, find_cause
+from leader_platform.ray_environment import call_directly
 
 app = typer.Typer(
     name="leader",
@@ -53,6 +54,7 @@ def global_options(
     as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
     debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
 ) -> None:
+    call_directly()
     context.obj = Settings(
         home=(home or default_home()).absolute(),
         config_file=config,

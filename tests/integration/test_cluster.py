@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 
 from leader_cli.main import app
 from leader_platform import cluster, cluster_processes, ray_jobs
-from leader_platform.cluster_head import _free_port
 from leader_platform.cluster_state import ClusterState
 from leader_platform.errors import RunError, UserError
+from leader_platform.ports import free_port
 from leader_platform.ray_jobs import submit_and_follow
 
 pytestmark = pytest.mark.slow
@@ -79,8 +79,8 @@ def state(home: Path) -> ClusterState:
             "--object-store-gb",
             "0.2",
             "--dashboard-port",
-            str(_free_port()),
-            *(["--monitor", f"--prometheus-port={_free_port()}"] if MONITORED else []),
+            str(free_port()),
+            *(["--monitor", f"--prometheus-port={free_port()}"] if MONITORED else []),
         ]
         result = CliRunner().invoke(app, ["--home", str(home), "--json", *arguments])
     assert result.exit_code == 0, result.exception

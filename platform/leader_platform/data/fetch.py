@@ -21,6 +21,7 @@ import httpx
 
 from leader_platform.data.download import PATIENT, Downloader, MissingError, Progress, Retry, partial_of, sha256_of
 from leader_platform.errors import UserError
+from leader_platform.web import http_client
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def fetch(
     base_url = None if base_url is None else _checked(base_url)
     licence = collection.licence
     notice(f"{collection.title}: {licence.name} ({licence.url}), which asks to {licence.asks}.")
-    with httpx.Client(follow_redirects=True, timeout=httpx.Timeout(60.0, connect=15.0)) as client:
+    with http_client(base_url, follow_redirects=True, timeout=httpx.Timeout(60.0, connect=15.0)) as client:
         downloader = Downloader(client, retry, progress, notice)
         files = _with_digests(collection, downloader, out, base_url)
         missing = [file for file in files if not _is_there(file, out)]
