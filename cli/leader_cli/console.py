@@ -57,6 +57,12 @@ class Settings:
         teacher = config.teacher.model_copy(update={"backbone": str(backbone.absolute())})
         return config.model_copy(update={"teacher": teacher})
 
+    def is_set(self, key: str) -> bool:
+        """Whether the user gave the setting `key` a value, in the configuration file or by `--set`."""
+        from leader_platform.settings import is_set
+
+        return is_set(key, self.config_file, self.overrides)
+
     def data(self, option: str | None) -> str:
         """The prepared data set: what the option says, else `data` under the workspace."""
         return option or str(self.home / "data")

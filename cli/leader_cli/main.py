@@ -15,6 +15,7 @@ from leader_cli import cluster, data, deploy, evaluate, jobs, quickstart, recomm
 from leader_cli.console import Settings, default_home, log, remarks
 from leader_platform import surroundings
 from leader_platform.errors import RunError, UserError, find_cause
+from leader_platform.ray_environment import call_directly
 
 app = typer.Typer(
     name="leader",
@@ -54,6 +55,7 @@ def global_options(
     as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
     debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
 ) -> None:
+    call_directly()
     context.obj = Settings(
         home=Path(os.path.expanduser(home or default_home())).absolute(),
         config_file=config,

@@ -19,6 +19,7 @@ from leader_cli.recommend import answer_tables, remark, service_url
 from leader_cli.submit import submit
 from leader_cli.tables import rich_tables
 from leader_platform.errors import UserError
+from leader_platform.ports import require_free, take_port
 
 if TYPE_CHECKING:
     from leader_jobs.quickstart_plan import Plan
@@ -43,11 +44,11 @@ def quickstart(
     from leader_platform import cluster
 
     started_at = time.monotonic()
-    settings, plan = _planned(_own_workspace(context), minutes, patients)
+    settings, plan = _planned(_with_free_serve_port(_own_workspace(context)), minutes, patients)
     context.obj = settings
     patients = patients or plan.size.patients
     _show_plan(context, plan, minutes, patients)
-    state, _ = cluster.up(settings.home)
+    state, _ = cluster.up(settings.home, dashboard_port=take_port(cluster.DASHBOARD_PORT, "Ray's dashboard", log))
     log(f"Ray dashboard: {state.dashboard_url}")
     try:
         answer = _main_job(context, settings, state, patients, seed, keep)
@@ -139,6 +140,17 @@ def _own_workspace(context: typer.Context) -> Settings:
             f"with `leader cluster down` (or `leader --home {own.home} cluster down`), or unset RAY_ADDRESS."
         )
     return replace(own, recipe="quickstart") if settings.recipe == "default" else own
+
+
+def _with_free_serve_port(settings: Settings) -> Settings:
+    """The settings with a port on which the application can listen at the end. `UserError` where the user's own choice
+    is taken: better now than after the training."""
+    serve = settings.config().serve
+    if settings.is_set("serve.port"):
+        require_free(serve.port, "--set serve.port=", serve.host)
+        return settings
+    port = take_port(serve.port, "the application", log, serve.host)
+    return replace(settings, overrides=(*settings.overrides, f"serve.port={port}"))
 
 
 def _main_job(

@@ -7,8 +7,6 @@ import hashlib
 import json
 import math
 import os
-import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +14,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from leader_platform import cluster_processes, storage
+from leader_platform import cluster_processes, ray_folders, storage
 from leader_platform.cluster_state import WAY_OUT, ClusterState, environment_token, get_json, require_listening
 from leader_platform.errors import RunError, UserError
 from leader_platform.machine import usable_cores, usable_memory
+from leader_platform.ports import require_free
 from leader_platform.progress import Progress
 
+DASHBOARD_PORT = 8265
 _START_PATIENCE_S = 120.0
 _STOP_PATIENCE_S = 5.0
 _NODES_PATIENCE_S = 1800.0
-# Ray's sockets lie 64 characters below the cluster's temporary folder, and a socket's path may have 107 at most.
-_LONGEST_TEMP_ROOT = 20
+_TEMP_DIR = "temp_dir"  # where the folder of Ray is noted before Ray starts
 _SMALLEST_OBJECT_STORE_BYTES = 80_000_000
 
 
@@ -34,7 +33,7 @@ def up(
     home: Path,
     num_cpus: int | None = None,
     object_store_gb: float | None = None,
-    dashboard_port: int = 8265,
+    dashboard_port: int = DASHBOARD_PORT,
     prometheus_port: int | None = None,
 ) -> tuple[ClusterState, bool]:
     """Start a head for the workspace `home`, or return the one that runs; True if it was started now.
@@ -51,28 +50,33 @@ def up(
         object_store_bytes = _object_store_bytes(object_store_gb)
         if num_cpus is not None and num_cpus < 1:
             raise UserError(f"--num-cpus {num_cpus} is less than 1; leave it out to use all cores.")
-        _require_free(dashboard_port, "--dashboard-port")
+        require_free(dashboard_port, "--dashboard-port=")
         if prometheus_port is not None:
             monitoring.require_prometheus()
-            _require_free(prometheus_port, "--prometheus-port")
-        temp_dir = temp_dir_of(home)
-        state = cluster_head.start(
-            _folder(home),
-            temp_dir,
-            num_cpus or usable_cores(),
-            object_store_bytes,
-            dashboard_port,
-            _START_PATIENCE_S,
-            None if prometheus_port is None else f"http://127.0.0.1:{prometheus_port}",
-        )
-        if prometheus_port is not None:
-            try:
-                ray_folder = cluster_head.ray_temp_dir(temp_dir)
+            require_free(prometheus_port, "--prometheus-port=")
+        recorded, temp_dir = temp_dir_of(home), ray_folders.root_said() / _name_of(home)
+        if recorded != temp_dir:  # of a start that was killed while TMPDIR was another
+            ray_folders.remove(recorded)
+        (_folder(home) / _TEMP_DIR).write_text(str(temp_dir))
+        try:
+            state = cluster_head.start(
+                _folder(home),
+                temp_dir,
+                num_cpus or usable_cores(),
+                object_store_bytes,
+                dashboard_port,
+                _START_PATIENCE_S,
+                None if prometheus_port is None else f"http://127.0.0.1:{prometheus_port}",
+            )
+            if prometheus_port is not None:
+                ray_folder = ray_folders.ray_folder(temp_dir)
                 monitoring.start(_folder(home) / "prometheus", temp_dir, ray_folder, prometheus_port)
-            except BaseException:
-                cluster_head.stop(temp_dir, state.pid, _STOP_PATIENCE_S)
-                raise
-        storage.write_bytes(str(_folder(home) / "state.json"), state.model_dump_json(indent=2).encode())
+            storage.write_bytes(str(_folder(home) / "state.json"), state.model_dump_json(indent=2).encode())
+        except BaseException:
+            # Ctrl-C too: nothing half-started may stay behind.
+            cluster_head.stop(temp_dir, None, _STOP_PATIENCE_S)
+            _forget(home)
+            raise
         return state, True
 
 
@@ -93,8 +97,7 @@ def down(home: Path) -> bool:
         head = state.pid if state and _head_lives(state) else None
         found = (_folder(home) / "state.json").exists() or bool(cluster_processes.members(temp_dir, head))
         cluster_head.stop(temp_dir, head, _STOP_PATIENCE_S)
-        for name in ("state.json", "token"):
-            (_folder(home) / name).unlink(missing_ok=True)
+        _forget(home)
         return found
 
 
@@ -168,10 +171,25 @@ def wait_for_nodes(state: ClusterState, wanted: int, progress: Progress) -> None
 
 
 def temp_dir_of(home: Path) -> Path:
-    """Ray's temporary folder for a workspace: short, since sockets lie in it, and the same at every call."""
-    root = tempfile.gettempdir()
+    """The folder of the workspace's Ray: where the cluster was started, whatever TMPDIR was then, else where it would
+    be."""
+    with contextlib.suppress(UserError):
+        if (state := _read_state(home)) and state.temp_dir:
+            return state.temp_dir
+    with contextlib.suppress(FileNotFoundError):
+        return Path((_folder(home) / _TEMP_DIR).read_text())
+    return ray_folders.root()[0] / _name_of(home)
+
+
+def _name_of(home: Path) -> str:
     digest = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:8]
-    return Path(root if len(root) <= _LONGEST_TEMP_ROOT else "/tmp") / f"leader-ray-{digest}"
+    return f"{ray_folders.PREFIX}{digest}"
+
+
+def _forget(home: Path) -> None:
+    """Nothing of the cluster is left but its logs."""
+    for name in ("state.json", "state.partial", "token", _TEMP_DIR):
+        (_folder(home) / name).unlink(missing_ok=True)
 
 
 def _resources(nodes: list[dict[str, Any]], usage: dict[str, list[float]]) -> dict[str, dict[str, float]]:
@@ -246,16 +264,6 @@ def _lock(home: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _require_free(port: int, option: str) -> None:
-    with socket.socket() as probe:
-        # As servers bind: a port that only waits out its last connections counts as free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
-            raise UserError(f"Port {port} is taken or not allowed; choose another with {option}.") from None
 
 
 def _object_store_bytes(object_store_gb: float | None) -> int:

@@ -8,7 +8,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from leader_platform import shipping
 from leader_platform.cluster import status
 from leader_platform.cluster_state import ClusterState
 from leader_platform.errors import RunError, UserError
+from leader_platform.ports import free_port
 from leader_platform.ray_jobs import ENDED
 
 DIST = "dist"  # beside the cluster file
@@ -92,7 +92,7 @@ def reach(file: Path) -> Iterator[ClusterState]:
     Raises `UserError` where the head cannot be reached, or no dashboard answers on it.
     """
     values = read(file)
-    port, there = _free_port(), _dashboard_port(values)
+    port, there = free_port(), _dashboard_port(values)
     forward = ["dashboard", "--no-config-cache", f"--port={port}", f"--remote-port={there}", file.name]
     state = ClusterState(
         address=str(file),
@@ -146,12 +146,6 @@ def _why_not(file: Path, told: str) -> str:
     ssh = [line for line in lines if line.startswith(("ssh:", "Host key")) or "denied" in line]
     said = (ssh or lines or ["SSH said nothing"])[-1].removeprefix("The exception is: ")
     return f"The head of {file} cannot be reached ({said}); check provider.head_ip and auth."
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _dashboard_port(values: Mapping[str, Any]) -> int:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import secrets
-import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +13,14 @@ from leader_platform import cluster_processes
 from leader_platform.cluster_state import ClusterState, environment_token, get_json
 from leader_platform.errors import RunError, UserError
 from leader_platform.machine import Machine
-from leader_platform.ray_environment import loopback_environment, ray_environment, serve_environment
+from leader_platform.ports import free_port
+from leader_platform.ray_environment import (
+    loopback_environment,
+    no_proxy_environment,
+    ray_environment,
+    serve_environment,
+)
+from leader_platform.ray_folders import make_inner, ray_folder, remove
 
 _TERM_PATIENCE_S = 2.0
 
@@ -32,40 +36,33 @@ def start(
 ) -> ClusterState:
     """Start a head whose token and log lie in `folder`, and wait until it takes jobs.
 
-    Raises `RunError` with the log's last lines if it does not within `patience_s`; then nothing of it is left running.
+    Raises `RunError` with the log's last lines if it does not within `patience_s`. After an error the caller ends it.
     """
-    shutil.rmtree(temp_dir, ignore_errors=True)
+    remove(temp_dir)
     try:
         temp_dir.mkdir(mode=0o700)
     except OSError as error:
         raise UserError(
             f"Ray's folder {temp_dir} cannot be made ({error.strerror}); remove it or set TMPDIR."
         ) from None
-    token_file = folder / "token"
+    token_file, log = folder / "token", folder / "head.log"
     _write_token(token_file)
-    log = folder / "head.log"
     environment = _environment(temp_dir, token_file)
     if prometheus_url is not None:
         environment["RAY_PROMETHEUS_HOST"] = prometheus_url  # the dashboard asks it for its graphs
     process = _spawn(_command(temp_dir, num_cpus, object_store_bytes, dashboard_port), environment, folder, log)
-    try:
-        state = ClusterState(
-            address="",
-            dashboard_url=f"http://127.0.0.1:{dashboard_port}",
-            token_file=token_file,
-            pid=process.pid,
-            process_start=cluster_processes.start_time(process.pid),
-            object_store_bytes=object_store_bytes,
-            temp_dir=temp_dir,
-            started_at=time.time(),
-            prometheus_url=prometheus_url,
-        )
-        return _wait_until_ready(process, state, temp_dir, log, patience_s)
-    except BaseException:
-        # Ctrl-C too: nothing half-started may stay behind.
-        stop(temp_dir, process.pid, patience_s=5.0)
-        token_file.unlink(missing_ok=True)
-        raise
+    state = ClusterState(
+        address="",
+        dashboard_url=f"http://127.0.0.1:{dashboard_port}",
+        token_file=token_file,
+        pid=process.pid,
+        process_start=cluster_processes.start_time(process.pid),
+        object_store_bytes=object_store_bytes,
+        temp_dir=temp_dir,
+        started_at=time.time(),
+        prometheus_url=prometheus_url,
+    )
+    return _wait_until_ready(process, state, temp_dir, log, patience_s)
 
 
 def _spawn(command: list[str], environment: dict[str, str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
@@ -94,7 +91,7 @@ def stop(temp_dir: Path, head: int | None, patience_s: float) -> None:
     cluster_processes.end([*before, *cluster_processes.members(temp_dir)], _TERM_PATIENCE_S)
     if left := cluster_processes.members(temp_dir):
         raise RunError(f"These processes of the cluster could not be ended: {[process.pid for process in left]}.")
-    shutil.rmtree(temp_dir, ignore_errors=True)
+    remove(temp_dir)
 
 
 def _wait_until_ready(
@@ -105,7 +102,7 @@ def _wait_until_ready(
         if process.poll() is not None:
             raise RunError(f"Ray's head ended with status {process.returncode} while it started; {_last_lines(log)}")
         # Ray writes its address last, once the node runs; the job API answers seconds before it can run a job.
-        address = ray_temp_dir(temp_dir) / "ray_current_cluster"
+        address = ray_folder(temp_dir) / "ray_current_cluster"
         resources = _head_resources(state) if address.exists() and address.read_text().strip() else None
         if resources is not None:
             return state.model_copy(
@@ -135,24 +132,20 @@ def _command(temp_dir: Path, num_cpus: int, object_store_bytes: int, dashboard_p
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
     # 0: any free port; the defaults would collide with another Ray on this machine. The client server takes no 0.
     command += ["--port=0", "--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]
-    command += [f"--ray-client-server-port={_free_port()}", f"--temp-dir={ray_temp_dir(temp_dir)}"]
+    command += [f"--ray-client-server-port={free_port()}", f"--temp-dir={ray_folder(temp_dir)}"]
     command += [f"--num-cpus={num_cpus}", f"--object-store-memory={object_store_bytes}"]
     memory = Machine().ray_memory(object_store_bytes)
     return command if memory is None else [*command, f"--memory={memory}"]
 
 
-def ray_temp_dir(temp_dir: Path) -> Path:
-    # Ray opens its own temporary folder to all users, sockets and logs included; the one around it stays closed.
-    return temp_dir / "r"
-
-
 def _environment(temp_dir: Path, token_file: Path) -> dict[str, str]:
-    defaults = {**ray_environment(), **loopback_environment(), **serve_environment(temp_dir, _free_port)}
+    defaults = {**ray_environment(), **loopback_environment(), **serve_environment(temp_dir, free_port)}
     environment = {**defaults, **os.environ}
     # The token goes by file, out of sight of `ps e`; an address would make Ray look for another cluster.
     for name in ("RAY_AUTH_TOKEN", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         environment.pop(name, None)
-    return {**environment, "RAY_AUTH_TOKEN_PATH": str(token_file), cluster_processes.MARKER: str(temp_dir)}
+    environment |= {**no_proxy_environment(environment), **make_inner(temp_dir)}
+    return {**environment, "RAY_AUTH_TOKEN_PATH": str(token_file)}
 
 
 def _write_token(path: Path) -> None:
@@ -160,18 +153,6 @@ def _write_token(path: Path) -> None:
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(environment_token() or secrets.token_hex(32))
-
-
-def _free_port() -> int:
-    # Below the ports that the kernel and Ray give out, since Serve may open it hours from now.
-    for port in random.sample(range(20_000, 30_000), k=100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("0.0.0.0", port))
-                return port
-            except OSError:
-                continue
-    raise RunError("No free port was found between 20000 and 30000.")
 
 
 def _last_lines(log: Path, count: int = 8) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from leader_platform.machine import usable_cores
@@ -17,6 +17,13 @@ from leader_platform.machine import usable_cores
 # only switch for it. With it, every port of a local Ray is on loopback, save two of HAProxy's once Serve runs
 # (docs/SERVING.md). A real cluster must not have it.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+_PROXIES = frozenset(f"{scheme}_proxy" for scheme in ("http", "https", "all", "ws", "wss", "grpc"))
+# What clients call this machine. Not [::1] in brackets: httpx refuses to start with that in NO_PROXY.
+_THIS_MACHINE = ("localhost", "127.0.0.1", "127.0.0.0/8", "::1", "0.0.0.0")
+# To gRPC, every address in digits. Ray keeps its own gRPC from proxies, but not the calls between Serve's replicas,
+# which carry patients; to all of them it gives addresses in digits.
+_ALL_ADDRESSES = ("0.0.0.0/0", "::/0")
 
 
 def ray_environment(haproxy: bool | None = None) -> dict[str, str]:
@@ -68,7 +75,8 @@ def serve_environment(directory: Path, free_port: Callable[[], int]) -> dict[str
     """Of a local cluster's HTTP proxy: threads, files in `directory`, which only its user may enter, and free ports.
 
     Serve's default is one folder below /tmp for all users, with a socket in it through which anyone may steer HAProxy,
-    and fixed ports, so that a second cluster's Serve on the machine could not start.
+    and fixed ports, so that a second cluster's Serve on the machine could not start. Names of sockets are short, since
+    Serve adds 57 characters to their path (`ray_folders`).
     """
     return {
         # Its default of four threads would be in each other's way on two cores.
@@ -77,8 +85,8 @@ def serve_environment(directory: Path, free_port: Callable[[], int]) -> dict[str
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(directory / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(directory / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(directory / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(directory / "a.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(directory / "m.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(directory),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "server-state"),
     }
@@ -96,6 +104,48 @@ def haproxy_available() -> bool:
     if package and package.origin and os.access(Path(package.origin).parent / "bin" / "haproxy", os.X_OK):
         return True
     return shutil.which("haproxy") is not None
+
+
+def no_proxy_environment(environment: Mapping[str, str], *hosts: str) -> dict[str, str]:
+    """Variables that keep this machine, and `hosts`, from the web proxies of `environment`; none where it has none.
+
+    Ray's job client, its dashboard, Serve and gRPC each find a proxy by `http_proxy` and the like, loopback included,
+    and would hand it the token. What the user excepted stays excepted.
+    """
+    if not any(value and name.lower() in _PROXIES for name, value in environment.items()):
+        # Python on macOS looks at the system's proxies only while no such variable is set.
+        return {}
+    lower, upper = environment.get("no_proxy", ""), environment.get("NO_PROXY", "")
+    grpc = environment.get("no_grpc_proxy") or lower or upper
+    return {
+        "no_proxy": _with_hosts(lower or upper, (*_THIS_MACHINE, *hosts)),
+        "NO_PROXY": _with_hosts(upper or lower, (*_THIS_MACHINE, *hosts)),
+        # gRPC knows no `*`, and reads no other variable where it finds this one.
+        "no_grpc_proxy": _with_hosts(grpc.replace("*", ""), (*_THIS_MACHINE, *hosts, *_ALL_ADDRESSES)),
+    }
+
+
+def direct_hosts_script() -> list[str]:
+    """The lines of a shell script that do what `no_proxy_environment` does, for a node whose proxies are not known."""
+    direct, grpc = ",".join(_THIS_MACHINE), ",".join((*_THIS_MACHINE, *_ALL_ADDRESSES))
+    return [
+        'leader_direct="${no_proxy:-${NO_PROXY:-}}"',
+        f'test "$leader_direct" = "*" || leader_direct="${{leader_direct:+$leader_direct,}}{direct}"',
+        f'export no_grpc_proxy="${{no_grpc_proxy:-${{no_proxy:-${{NO_PROXY:-}}}}}},{grpc}"',
+        'export no_proxy="$leader_direct" NO_PROXY="$leader_direct"',
+    ]
+
+
+def _with_hosts(excepted: str, hosts: Sequence[str]) -> str:
+    if excepted.strip() == "*":  # all hosts; beside others it would mean nothing
+        return excepted
+    entries = [entry.strip() for entry in excepted.split(",")]
+    return ",".join(dict.fromkeys(entry for entry in (*entries, *hosts) if entry))
+
+
+def call_directly(*hosts: str) -> None:
+    """Keep this process and those that it starts from asking a web proxy for this machine or for `hosts`."""
+    os.environ.update(no_proxy_environment(os.environ, *hosts))
 
 
 def apply(environment: Mapping[str, str]) -> None:

@@ -12,10 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from leader_platform.cluster_state import ClusterState, get_json
 from leader_platform.errors import RunError, UserError, find_cause
 from leader_platform.progress import Progress, Status, line_of, read_mark
+from leader_platform.ray_environment import call_directly
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -268,6 +270,8 @@ def _client(state: ClusterState) -> JobSubmissionClient:
     get_json(state, "/api/version")
     from ray.job_submission import JobSubmissionClient
 
+    # As our own requests to a dashboard, Ray's go to it without a proxy, which would be handed the token.
+    call_directly(urlsplit(state.dashboard_url).hostname or "")
     logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
     with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         # Ray's client prefers these variables to the address that it is given.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from leader_platform.errors import RunError, UserError
+from leader_platform.ray_folders import make_inner, owned_folder, ray_folder
 
 
 @contextmanager
@@ -24,8 +24,9 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
     that this process may use), no dashboard and a token of its own. Workers' output stays in Ray's log files; their
     errors are raised. Raises `UserError` if nothing answers at the address.
     """
-    from leader_platform.ray_environment import apply, loopback_environment, ray_environment
+    from leader_platform.ray_environment import apply, call_directly, loopback_environment, ray_environment
 
+    call_directly()
     address = address or os.environ.get("RAY_ADDRESS") or None
     environment = ray_environment()
     if "ray" in sys.modules:
@@ -39,22 +40,18 @@ def ray_session(num_cpus: int | None = None, address: str | None = None) -> Iter
     if ray.is_initialized():
         yield
         return
-    # Ray opens its folder, with logs, sockets and spilled samples, to every user of the machine; so it lies in one that
-    # only this user may enter. After a failure it stays, for the logs.
-    folder = tempfile.mkdtemp(prefix="leader-ray-") if address is None else None
-    try:
+    with ExitStack() as ended:
+        # Ray ends before its folder goes.
+        folder = ended.enter_context(owned_folder()) if address is None else None
+        ended.callback(ray.shutdown)
         if folder is not None:
-            _start_local(num_cpus, f"{folder}/r")
+            _start_local(num_cpus, folder)
         else:
             _connect(str(address))
         yield
-    finally:
-        ray.shutdown()
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start_local(num_cpus: int | None, folder: str) -> None:
+def _start_local(num_cpus: int | None, folder: Path) -> None:
     from leader_platform.cluster import default_object_store_bytes
     from leader_platform.cluster_state import environment_token
     from leader_platform.machine import Machine
@@ -64,16 +61,32 @@ def _start_local(num_cpus: int | None, folder: str) -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     machine, object_store_bytes = Machine(), default_object_store_bytes()
     try:
-        _init(
-            address="local",
-            num_cpus=num_cpus or machine.usable_cores(),
-            include_dashboard=False,
-            object_store_memory=object_store_bytes,
-            _memory=machine.ray_memory(object_store_bytes),
-            _temp_dir=folder,
-        )
+        with _variables(make_inner(folder)):
+            _init(
+                address="local",
+                num_cpus=num_cpus or machine.usable_cores(),
+                include_dashboard=False,
+                object_store_memory=object_store_bytes,
+                _memory=machine.ray_memory(object_store_bytes),
+                _temp_dir=str(ray_folder(folder)),
+            )
     except (RuntimeError, ValueError, OSError) as error:
         raise RunError(f"A local Ray did not start: {_first_line(error)}") from error
+
+
+@contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables for the processes that are started in the block, and for no later ones."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _connect(address: str) -> None:

@@ -41,6 +41,14 @@ def load_config(base: LeaderConfig, file: str | Path | None = None, overrides: S
     return _validated(values)
 
 
+def is_set(key: str, file: str | Path | None = None, overrides: Sequence[str] = ()) -> bool:
+    """Whether the user's file or overrides give the setting `key`, such as `serve.port`, a value of their own."""
+    values: Any = {} if file is None else _read_yaml(str(file))
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return values is not None or any(override.partition("=")[0].strip() == key for override in overrides)
+
+
 def with_values(config: LeaderConfig, changes: dict[str, Any]) -> LeaderConfig:
     """The configuration with nested `changes`, checked as those of a file are."""
     return _validated(_merge(config.model_dump(mode="json"), changes))

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from leader_platform.errors import RunError, UserError
-from leader_platform.ray_environment import ray_environment
+from leader_platform.ray_environment import direct_hosts_script, ray_environment
 
 INSTALL, CONSTRAINTS, ENVIRONMENT = "install.sh", "constraints.txt", "environment.sh"
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -70,6 +70,7 @@ def environment_script() -> str:
             "export RAY_AUTH_TOKEN_PATH=$HOME/.leader/ray_token",
             *(f"export {name}={shlex.quote(value)}" for name, value in ray_environment(haproxy=True).items()),
             *(f'export {name}="$leader_proxy/{file}"' for name, file in proxy.items()),
+            *direct_hosts_script(),
             "",
         ]
     )

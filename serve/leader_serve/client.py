@@ -9,8 +9,8 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import ValidationError
 
-from leader_platform.dashboard import is_local
 from leader_platform.errors import RunError, UserError
+from leader_platform.web import http_client
 from leader_serve.schemas import (
     BatchAnswer,
     BatchItem,
@@ -41,13 +41,7 @@ class LeaderClient:
         self._timeout = timeout
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         # A web proxy set for downloads must not be asked for this machine's own ports.
-        self._client = httpx.Client(
-            base_url=self.url,
-            timeout=timeout,
-            headers=headers,
-            trust_env=not is_local(self.url),
-            transport=transport,
-        )
+        self._client = http_client(self.url, base_url=self.url, timeout=timeout, headers=headers, transport=transport)
 
     def __enter__(self) -> Self:
         return self

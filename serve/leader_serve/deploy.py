@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +10,7 @@ from pydantic import ValidationError
 
 from leader_platform.dashboard import is_local, last_line
 from leader_platform.errors import RunError, UserError
+from leader_platform.ports import require_free
 from leader_platform.progress import SILENT, Progress, Task
 from leader_serve.dashboard import Dashboard
 from leader_serve.plans import Running
@@ -224,14 +223,4 @@ def _check_port(details: dict[str, Any], here: bool, host: str, port: int) -> No
     # Of another machine's ports nothing can be known from here.
     if not here:
         return
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                message = f"Port {port} is taken by another program; choose one with --set serve.port={port + 1}."
-            else:
-                message = f"Cannot listen on {host}:{port} ({error.strerror}); see --set serve.host= and serve.port=."
-            raise UserError(message) from None
+    require_free(port, "--set serve.port=", host)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -16,19 +18,21 @@ import httpx
 import psutil
 import pytest
 from click.testing import Result
+from support.recording_proxy import NO_PROXY_VARIABLES, RecordingProxy, recording_proxy
 from typer.testing import CliRunner
 
 from leader_cli.main import app
 from leader_platform import cluster, cluster_processes, ray_jobs
-from leader_platform.cluster_head import _free_port
 from leader_platform.cluster_state import ClusterState
 from leader_platform.errors import RunError, UserError
+from leader_platform.ports import free_port
 from leader_platform.progress import LineProgress
 from leader_platform.ray_jobs import submit_and_follow
 
 pytestmark = pytest.mark.slow
 
 STAGE = """
+import os
 import sys
 import time
 from leader_platform.ray_session import ray_session
@@ -39,6 +43,7 @@ match sys.argv[1]:
             import ray
 
             print("answer", ray.get(ray.remote(lambda: 6 * 7).remote()))
+            print("proxy", ray.get(ray.remote(lambda: os.environ["http_proxy"]).remote()))
     case "bad input":
         print("LEADER-ERROR 2 No data set is at DIR; run prepare.")
         sys.exit(2)
@@ -76,8 +81,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     cluster.down(home)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def proxy() -> Iterator[RecordingProxy]:
+    """All of this module happens behind a web proxy from which nothing is excepted."""
+    with recording_proxy() as proxy, pytest.MonkeyPatch.context() as patch:
+        for name in NO_PROXY_VARIABLES:
+            patch.setenv(name, "")  # so that what the commands set is taken back
+            patch.delenv(name)
+        for name, value in proxy.environment().items():
+            patch.setenv(name, value)
+        yield proxy
+
+
 @pytest.fixture(scope="module")
-def state(home: Path) -> ClusterState:
+def state(home: Path, proxy: RecordingProxy) -> ClusterState:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
             patch.delenv(name, raising=False)
@@ -89,8 +106,8 @@ def state(home: Path) -> ClusterState:
             "--object-store-gb",
             "0.2",
             "--dashboard-port",
-            str(_free_port()),
-            *(["--monitor", f"--prometheus-port={_free_port()}"] if MONITORED else []),
+            str(free_port()),
+            *(["--monitor", f"--prometheus-port={free_port()}"] if MONITORED else []),
         ]
         result = CliRunner().invoke(app, ["--home", str(home), "--json", *arguments])
     assert result.exit_code == 0, result.exception
@@ -119,7 +136,9 @@ def test_every_port_is_on_loopback(state: ClusterState) -> None:
                 assert connection.laddr.ip.endswith("127.0.0.1"), (process, connection)
 
 
-def test_jobs_are_followed_and_their_failures_told(home: Path, state: ClusterState, tmp_path: Path) -> None:
+def test_jobs_are_followed_and_their_failures_told(
+    home: Path, state: ClusterState, proxy: RecordingProxy, tmp_path: Path
+) -> None:
     (tmp_path / "toy_stage.py").write_text(STAGE)
     environment = {"PYTHONPATH": str(tmp_path)}
     lines: list[str] = []
@@ -130,7 +149,7 @@ def test_jobs_are_followed_and_their_failures_told(home: Path, state: ClusterSta
         )
 
     run("good")
-    assert "answer 42" in lines
+    assert {"answer 42", f"proxy {proxy.url}"} <= set(lines), "the work sees the user's proxy"
     assert not any("Running entrypoint" in line for line in lines)
     run("count")
     assert any(line.startswith("Lesen – 読む: ") and " of 40 samples, " in line for line in lines), lines
@@ -226,7 +245,9 @@ def test_the_cluster_is_found_by_its_addresses(
     assert cluster.status(found)["nodes"]
 
 
-def test_down_leaves_nothing(home: Path, state: ClusterState) -> None:
+def test_down_leaves_nothing(home: Path, state: ClusterState, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Not even where TMPDIR is another than when the cluster was started.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert state.temp_dir is not None
     members = cluster_processes.members(state.temp_dir, state.pid)
     assert len(members) > 10
@@ -238,3 +259,10 @@ def test_down_leaves_nothing(home: Path, state: ClusterState) -> None:
     assert {path.name for path in (home / "cluster").iterdir()} == kept
     assert not state.temp_dir.exists()
     assert cluster.find(home, None) is None
+
+
+def test_nothing_on_loopback_was_asked_of_the_proxy(state: ClusterState, proxy: RecordingProxy) -> None:
+    """By none of the commands above, nor by what they started. The proxy itself records."""
+    httpx.get("http://other.invalid:1")
+    assert proxy.requests.pop() == "GET http://other.invalid:1/"
+    assert [request for request in proxy.requests if re.search(r"127\.0\.|0\.0\.0\.0|localhost|::1", request)] == []

@@ -31,6 +31,7 @@ from leader_platform import (
 )
 from leader_platform.cluster_state import ClusterState, environment_token
 from leader_platform.errors import RunError, UserError
+from leader_platform.ports import free_port
 from leader_platform.ray_jobs import _Log
 from leader_platform.ray_session import ray_session
 
@@ -133,7 +134,7 @@ def test_a_failed_start_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     code = "print('Ray says why'); raise SystemExit(3)"
     monkeypatch.setattr(cluster_head, "_command", lambda *_: [sys.executable, "-c", code])
     with pytest.raises(RunError, match=r"(?s)status 3 .*head\.log:\nRay says why"):
-        cluster.up(tmp_path, dashboard_port=cluster_head._free_port())
+        cluster.up(tmp_path, dashboard_port=free_port())
     assert sorted(path.name for path in (tmp_path / "cluster").iterdir()) == ["head.log", "lock"]
     assert not cluster.temp_dir_of(tmp_path).exists()
 

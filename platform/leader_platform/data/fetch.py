@@ -21,6 +21,7 @@ from leader_platform.data.download import PATIENT, Downloader, MissingError, Ret
 from leader_platform.errors import UserError
 from leader_platform.progress import SILENT, Progress
 from leader_platform.storage import move_file
+from leader_platform.web import http_client
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def fetch(
     progress.log(f"{collection.title}: {licence.name} ({licence.url}), which asks to {licence.asks}.")
     with (
         progress.task(collection.title),
-        httpx.Client(follow_redirects=True, timeout=httpx.Timeout(60.0, connect=15.0)) as client,
+        http_client(base_url, follow_redirects=True, timeout=httpx.Timeout(60.0, connect=15.0)) as client,
     ):
         downloader = Downloader(client, retry, progress)
         files = _with_digests(collection, downloader, out, base_url)
