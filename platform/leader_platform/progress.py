@@ -3,7 +3,7 @@
 A step opens a task, counts in it, and logs sentences. `LineProgress` writes a line now and then, the terminal's form
 lies with the command line, and `SentProgress` passes everything on to another process, where a `Mirror` shows it: from
 a Ray worker to the stage, and, by marked lines in its log, from a Ray job to the command that follows it. No task is
-silent: each form shows an open task again and again, even one that reports nothing.
+silent: each form shows an open task repeatedly, even one that reports nothing.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Task:
         self.update(self.done + number, **facts)
 
     def update(self, done: float | None = None, total: float | None = None, **facts: Any) -> None:
-        """So many units are done, of so many where that is known only now; `facts` are shown beside them."""
+        """`done` units are done in all; `total` where it is known only now; `facts` are shown beside them."""
         with self._lock:
             self.total = self.total if total is None else total
             self.facts = self.facts | facts
@@ -121,24 +121,24 @@ class Task:
 
 
 class _Mirrored(Task):
-    """A task of another process, as it was last heard of; its clock goes on here."""
+    """A task of another process, as last received; its seconds continue here."""
 
     def __init__(self, status: Status, clock: Callable[[], float]) -> None:
         super().__init__(status.name, status.total, status.unit, status.done, clock)
-        self.hear(status)
+        self.receive(status)
 
-    def hear(self, status: Status) -> None:
+    def receive(self, status: Status) -> None:
         with self._lock:
-            self._heard = replace(status, id=self.id)
+            self._received = replace(status, id=self.id)
             self._started = self._clock() - status.seconds
 
     def status(self) -> Status:
         with self._lock:
-            return replace(self._heard, seconds=self.seconds)
+            return replace(self._received, seconds=self.seconds)
 
 
 class Progress:
-    """What steps report to. This one shows nothing; it is what to give where nobody looks.
+    """What steps report to. This one shows nothing, for callers that do not look.
 
     `ended` lists the tasks that were completed, in that order, with the seconds that each took.
     """
@@ -240,7 +240,7 @@ class Mirror:
             if status.id not in self._tasks:
                 self._tasks[status.id] = _Mirrored(status, progress._clock)
                 progress._add(self._tasks[status.id])
-            self._tasks[status.id].hear(status)
+            self._tasks[status.id].receive(status)
             if status.ended:
                 task = self._tasks.pop(status.id)
                 progress._remove(task, replace(status, id=task.id))

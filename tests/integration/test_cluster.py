@@ -55,7 +55,8 @@ match sys.argv[1]:
         progress = job_progress()
         with progress.task("Lesen – 読む", 40, "samples") as task:
             for _ in range(40):
-                print("remark", end="" if task.done % 2 else chr(10))
+                if task.done == 5:
+                    print("remark", end="")
                 task.advance()
                 time.sleep(0.2)
     case "train":
@@ -145,7 +146,7 @@ def test_jobs_are_followed_and_their_failures_told(
 
     def run(what: str) -> None:
         submit_and_follow(
-            state, [what], f"toy {what}", LineProgress(lines.append), environment, entrypoint_module="toy_stage"
+            state, [what], f"toy {what}", LineProgress(lines.append, 1.0), environment, entrypoint_module="toy_stage"
         )
 
     run("good")
@@ -153,7 +154,9 @@ def test_jobs_are_followed_and_their_failures_told(
     assert not any("Running entrypoint" in line for line in lines)
     run("count")
     assert any(line.startswith("Lesen – 読む: ") and " of 40 samples, " in line for line in lines), lines
-    assert lines[-1].startswith("toy count: done in ") or lines[-1].startswith("Lesen – 読む: 40 samples in ")
+    assert "remark" in lines
+    assert lines[-2].startswith("Lesen – 読む: 40 samples in ")
+    assert lines[-1].startswith("toy count: done in ")
     assert not any("LEADER-PROGRESS" in line for line in lines)
     read = ray_jobs.read_log(state, "last")
     assert sum("読む" in line for line in read) <= 6

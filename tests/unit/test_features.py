@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from leader_jobs.features import seconds_per_sample
+from leader_jobs.features import rows_a_block, seconds_per_sample
 from leader_platform import storage
 from leader_platform.artifacts import FEATURES, Run
 from leader_platform.data.dataset import FORMAT_VERSION, PreparedData
@@ -42,6 +42,11 @@ def data(tmp_path: Path) -> PreparedData:
         table = pa.table({"sample_id": [next(sample_ids) for _ in labels], "labels": labels})
         storage.write_parquet(f"{directory}/samples/test/{name}", table)
     return PreparedData(directory)
+
+
+@pytest.mark.parametrize(("samples", "rows"), [(0, 32), (590, 32), (5000, 224), (1_000_000, 512)])
+def test_samples_go_to_the_engine_in_blocks_that_show_how_far_it_is(samples: int, rows: int) -> None:
+    assert rows_a_block(samples, batch_size=32) == rows
 
 
 def test_features_survive_parquet(tmp_path: Path) -> None:
