@@ -117,7 +117,9 @@ def _tokens(data: PreparedData, split: str, config: LeaderConfig, at_most: int |
     # By our own reader: Ray's takes a path for a URI, and below a folder with a question mark it finds nothing.
     parts = [{"part": part} for part in data.sample_parts(split)]
     samples = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
-        lambda batch: storage.read_parquet(str(batch["part"][0]), SAMPLE_COLUMNS), batch_size=1
+        lambda batch: storage.read_parquet(str(batch["part"][0]), SAMPLE_COLUMNS),
+        batch_size=1,
+        num_cpus=0.5,  # beside the tokeniser's half, or on one core the two would wait for each other for ever
     )
     tokens = (samples if at_most is None else samples.limit(at_most)).map_batches(
         Tokenise,
