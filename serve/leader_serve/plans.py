@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from pydantic import BaseModel
@@ -58,7 +59,8 @@ def prepare(
     opened = Run(run)
     if not opened.has(STUDENT):
         raise UserError(
-            f"The run {opened.uri} has no trained student; run `leader train --stage distill --run {opened.uri}`."
+            f"The run {opened.uri} has no trained student; "
+            f"run `leader train --stage distill --run {quote(opened.uri)}`."
         )
     config = _with_keys(config)
     wanted = with_teacher and config.serve.teacher
@@ -68,7 +70,7 @@ def prepare(
     if wanted and not teacher:
         say(
             f"The run has no teacher, so the student answers every request; "
-            f"`leader train --stage teacher --run {run}` makes one."
+            f"`leader train --stage teacher --run {quote(run)}` makes one."
         )
     before = None if running is None else running.arguments
     if canary_percent is None:
