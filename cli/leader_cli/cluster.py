@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -47,7 +48,10 @@ def up(
         cluster.wait_for_nodes(state, cluster_file.num_first_nodes(cluster_yaml), progress)
         result = cluster.status(state)
         show(context, result, *_status_tables(result))
-        log(f"Next: leader --address {cluster_yaml} train --stage all · serve deploy · cluster status · dashboard")
+        log(
+            f"Next: leader --address {quote(str(cluster_yaml))} train --stage all · serve deploy · cluster status · "
+            "dashboard"
+        )
         return
     _refuse_address(context)
     if num_cpus is not None and num_cpus > usable_cores():
@@ -59,7 +63,9 @@ def up(
     result = {**state.model_dump(mode="json"), "started": started}
     table = _table("Ray cluster started" if started else "Ray cluster already running")
     table.add_row("Dashboard", state.dashboard_url)
-    table.add_row("Log in", f"the dashboard asks for a token: paste the line that `cat {state.token_file}` prints")
+    table.add_row(
+        "Log in", f"the dashboard asks for a token: paste the line that `cat {quote(str(state.token_file))}` prints"
+    )
     if state.prometheus_url:
         table.add_row("Prometheus", state.prometheus_url)
     table.add_row("Address", state.address)

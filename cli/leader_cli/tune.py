@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -43,7 +44,10 @@ def tune(
     rows.sort(key=lambda row: row["best_prauc"], reverse=True)
     recipe = made.path(TUNE, RECIPE_FILE)
     show(context, {"run": made.uri, "recipe": recipe, "best": rows[0], "trials": rows}, trials_table(rows))
-    log(f"The best settings are in {recipe}; `leader --config {recipe} train --run {made.uri}` trains with them.")
+    log(
+        f"The best settings are in {recipe}; `leader --config {quote(recipe)} train --run {quote(made.uri)}` trains "
+        "with them."
+    )
 
 
 def trials_table(rows: list[dict[str, Any]], most_rows: int = 20) -> Table:

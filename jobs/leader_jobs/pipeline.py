@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 from leader_jobs import placement
 from leader_platform import storage
@@ -95,7 +96,8 @@ def plan(wanted: str, data: PreparedData, run: Run, config: LeaderConfig, force:
         if only and name not in targets:
             raise UserError(
                 f"Stage {wanted} needs the product of {name}, which {run.uri} does not have for these settings; "
-                f"run `leader train --stage {name} --data {data.uri} --run {run.uri}` first, or leave out --only."
+                f"run `leader train --stage {name} --data {quote(data.uri)} --run {quote(run.uri)}` first, "
+                "or leave out --only."
             )
         steps.append(name)
 

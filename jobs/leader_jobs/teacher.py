@@ -129,7 +129,9 @@ def _tokens(
     # By our own reader: Ray's takes a path for a URI, and below a folder with a question mark it finds nothing.
     parts = [{"part": part} for part in data.sample_parts(split)]
     samples = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
-        lambda batch: storage.read_parquet(str(batch["part"][0]), SAMPLE_COLUMNS), batch_size=1
+        lambda batch: storage.read_parquet(str(batch["part"][0]), SAMPLE_COLUMNS),
+        batch_size=1,
+        num_cpus=0.5,  # beside the tokeniser's half, or on one core the two would wait for each other for ever
     )
     total = data.manifest["splits"][split]["samples"]
     total = total if at_most is None else min(total, at_most)

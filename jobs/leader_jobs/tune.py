@@ -8,6 +8,7 @@ first trial has the configuration's own: a search never ends with worse on valid
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,8 @@ def check(
     if missing and only:
         raise UserError(
             f"The search needs the products of {', '.join(missing)}, which {run.uri} does not have for these settings; "
-            f"run `leader train --stage distill --data {data.uri} --run {run.uri}` first, or leave out --only."
+            f"run `leader train --stage distill --data {quote(data.uri)} --run {quote(run.uri)}` first, "
+            "or leave out --only."
         )
     if resume and not missing and not storage.exists(run.scratch(TUNE, tune_key(data, run, config, num_trials))):
         raise UserError(

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -51,7 +52,7 @@ def up(file: Path) -> None:
     if work := _work_of(file):
         raise UserError(
             f"The cluster of {file} runs {', '.join(work)}, which starting it again would end; wait, or end all of it "
-            f"with `leader cluster down {file}` first."
+            f"with `leader cluster down {quote(str(file))}` first."
         )
     _ray(file, "up", "-y", "--no-config-cache", file.name)
 
@@ -133,7 +134,7 @@ def _wait_for_dashboard(state: ClusterState, process: subprocess.Popen[bytes], f
         if time.monotonic() > deadline:
             raise UserError(
                 f"The head of {file} does not answer, or has no dashboard at port {port}; check the machine, or start "
-                f"Ray there with `leader cluster up {file}`."
+                f"Ray there with `leader cluster up {quote(str(file))}`."
             )
         time.sleep(0.2)
 
@@ -142,7 +143,7 @@ def _why_not(file: Path, told: str) -> str:
     """A sentence from what SSH and Ray said."""
     lines = [line.strip() for line in _COLOURS.sub("", told).splitlines() if line.strip()]
     if any("Head node of cluster" in line and "not found" in line for line in lines):
-        return f"This machine has started no head from {file}; `leader cluster up {file}` starts one."
+        return f"This machine has started no head from {file}; `leader cluster up {quote(str(file))}` starts one."
     ssh = [line for line in lines if line.startswith(("ssh:", "Host key")) or "denied" in line]
     said = (ssh or lines or ["SSH said nothing"])[-1].removeprefix("The exception is: ")
     return f"The head of {file} cannot be reached ({said}); check provider.head_ip and auth."

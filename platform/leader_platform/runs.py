@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,7 @@ def evaluation(run: Run) -> dict[str, Any]:
     """`evaluation/metrics.json`. `UserError` for a run without one of today's shape."""
     if not _products(run):
         raise UserError(f"{run.uri} is not a run; `leader runs list` shows those there are.")
-    command = f"leader evaluate --run {run.uri}"
+    command = f"leader evaluate --run {quote(run.uri)}"
     if not run.has(EVALUATION):
         raise UserError(f"The run {run.uri} was never evaluated; do so with `{command}`.")
     path = run.path(EVALUATION, METRICS_FILE)

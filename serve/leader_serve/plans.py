@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from pydantic import BaseModel
@@ -57,7 +58,8 @@ def prepare(
     opened = Run(run)
     if not opened.has(STUDENT):
         raise UserError(
-            f"The run {opened.uri} has no trained student; run `leader train --stage distill --run {opened.uri}`."
+            f"The run {opened.uri} has no trained student; "
+            f"run `leader train --stage distill --run {quote(opened.uri)}`."
         )
     config = _with_keys(config)
     wanted = with_teacher and config.serve.teacher
@@ -67,7 +69,7 @@ def prepare(
     if wanted and not teacher:
         progress.log(
             f"The run has no teacher, so the student answers every request; "
-            f"`leader train --stage teacher --run {run}` makes one."
+            f"`leader train --stage teacher --run {quote(run)}` makes one."
         )
     before = None if running is None else running.arguments
     if canary_percent is None:
