@@ -34,6 +34,8 @@ def ray_environment(haproxy: bool | None = None) -> dict[str, str]:
     environment = {
         # Nothing about a run leaves the machine: Ray, vLLM and the Hugging Face hub each ask for another variable.
         "RAY_USAGE_STATS_ENABLED": "0",
+        # With that, Ray 2.60 still reports once for each cluster that nothing is reported; to no address it cannot.
+        "RAY_USAGE_STATS_REPORT_URL": "off",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",

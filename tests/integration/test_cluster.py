@@ -268,4 +268,5 @@ def test_nothing_on_loopback_was_asked_of_the_proxy(state: ClusterState, proxy: 
     """By none of the commands above, nor by what they started. The proxy itself records."""
     httpx.get("http://other.invalid:1")
     assert proxy.requests.pop() == "GET http://other.invalid:1/"
+    assert [request for request in proxy.requests if "ray.io" in request] == [], "no telemetry"
     assert [request for request in proxy.requests if re.search(r"127\.0\.|0\.0\.0\.0|localhost|::1", request)] == []

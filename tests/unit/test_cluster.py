@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import distributions, requires, version
@@ -113,6 +114,36 @@ def test_an_orphan_of_the_cluster_is_found_by_its_mark_and_ended(tmp_path: Path)
         assert stranger.poll() is None
         stranger.kill()
     assert not temp_dir.exists()
+
+
+def test_a_half_started_cluster_is_found_and_ended_where_tmpdir_was_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`leader cluster up` was killed before it could write the cluster's state."""
+
+    def killed(folder: Path, temp_dir: Path, *_: object) -> ClusterState:
+        temp_dir.mkdir()
+        raise SystemExit
+
+    with tempfile.TemporaryDirectory(prefix="s", dir="/tmp") as first:
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", first)
+            patch.setattr(cluster_head, "start", killed)
+            patch.setattr(cluster_head, "stop", lambda *_: None)  # SIGKILL leaves no time for it
+            patch.setattr(cluster, "_forget", lambda _: None)
+            with pytest.raises(SystemExit):
+                cluster.up(tmp_path, dashboard_port=free_port())
+        monkeypatch.setattr(tempfile, "tempdir", "/tmp")
+        temp_dir = cluster.temp_dir_of(tmp_path)
+        assert temp_dir.parent == Path(first)
+        environment = {**os.environ, cluster_processes.MARKER: str(temp_dir)}
+        with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env=environment) as marked:
+            with pytest.raises(UserError, match="never finished"):
+                cluster.find(tmp_path, None)
+            assert cluster.down(tmp_path) is True
+            assert marked.wait(5) != 0
+        assert not temp_dir.exists()
+        assert cluster.temp_dir_of(tmp_path).parent == Path("/tmp")
 
 
 def test_a_taken_port_is_named(tmp_path: Path, taken_port: int) -> None:
@@ -314,7 +345,7 @@ def test_prometheus_that_is_not_there_is_said_before_ray_starts(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(cluster_head, "start", lambda *_: pytest.fail("Ray was started"))
     with pytest.raises(UserError, match="Prometheus is not installed; on Debian"):
-        cluster.up(tmp_path, prometheus_port=29090)
+        cluster.up(tmp_path, dashboard_port=free_port(), prometheus_port=29090)
 
 
 def test_prometheus_reads_every_node_that_ray_knows(tmp_path: Path) -> None:
