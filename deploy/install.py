@@ -94,10 +94,12 @@ def install_by_uv_or_pip(
     except (CommandError, OSError) as error:
         if NO_SPACE.search(str(error)):
             raise
+        is_offline = bool(NO_NETWORK.search(str(error)))
         log(f"uv cannot be used; pip is used instead, which takes some minutes: {error_line(str(error))}")
     if inventory(environment) != before:
         make(environment, state, python, needed_gb)  # pip would take a package that is there in part for a whole one
-    install_packages(pip_tool(environment), environment, extras, source, options)
+    # Without a network every package would be asked for six times, also where all of them lie in a folder.
+    install_packages(pip_tool(environment, num_retries=1 if is_offline else None), environment, extras, source, options)
 
 
 def prepare(environment: Path, state: IO[str], python: str, needed_gb: int) -> None:

@@ -175,9 +175,10 @@ class Tool:
     is_uv: bool
 
 
-def pip_tool(environment: Path) -> Tool:
+def pip_tool(environment: Path, num_retries: int | None = None) -> Tool:
     pip = [str(environment / "bin" / "python"), "-m", "pip"]
     install = [*pip, "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
+    install += [] if num_retries is None else ["--retries", str(num_retries)]
     return Tool(install, [*pip, "uninstall", "--yes"], run, os.environ, excludes=[], is_uv=False)
 
 
@@ -187,8 +188,8 @@ def uv_tool(environment: Path, needed_gb: int) -> Iterator[Tool]:
 
     Raises `CommandError` where it cannot be installed.
     """
-    pip = pip_tool(environment).install
-    run([*pip, "--only-binary", ":all:", "--retries", "1", UV])
+    pip = pip_tool(environment, num_retries=1).install
+    run([*pip, "--only-binary", ":all:", UV])
     python, uv = str(environment / "bin" / "python"), str(environment / "bin" / "uv")
     settings = parse_pip_config(run([python, "-m", "pip", "config", "list"], show=False))
     env = uv_environment(settings, os.environ)

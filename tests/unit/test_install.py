@@ -384,6 +384,16 @@ def test_pip_where_uv_cannot_be_installed(with_python: Machine) -> None:
     assert with_python.packages == {"pip", "by_pip"}
 
 
+@pytest.mark.parametrize("is_offline", [True, False])
+def test_pip_does_not_retry_for_minutes_without_a_network(with_python: Machine, is_offline: bool) -> None:
+    """Packages may all lie in a folder, PIP_FIND_LINKS, so pip is tried."""
+    (with_python.stubs / "nouv").write_text(OFFLINE if is_offline else "ERROR: not here\n")
+    assert with_python.install().returncode == 0
+    _, *others = with_python.calls
+    assert others
+    assert all(("--retries 1" in call) == is_offline for call in others)
+
+
 def test_pip_where_uv_fails_starts_from_an_environment_of_its_own(with_python: Machine) -> None:
     (with_python.stubs / "uv.fails").write_text("error: something that only uv has\n")
     done = with_python.install()
