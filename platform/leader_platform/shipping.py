@@ -17,14 +17,15 @@ from packaging.utils import canonicalize_name
 from leader_platform.errors import RunError, UserError
 from leader_platform.ray_environment import direct_hosts_script, ray_environment
 
-INSTALL, CONSTRAINTS, ENVIRONMENT = "install.sh", "constraints.txt", "environment.sh"
+INSTALL = ("install.sh", "install.py", "install_tools.py")
+CONSTRAINTS, ENVIRONMENT = "constraints.txt", "environment.sh"
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _NAME = "leader-platform"
 
 
 def ship(folder: Path) -> Path:
-    """Write a wheel of this checkout, `install.sh`, `constraints.txt` and `environment.sh` into `folder`, in the place
-    of older ones; the wheel's path.
+    """Write a wheel of this checkout, `install.sh` and its Python files, `constraints.txt` and `environment.sh` into
+    `folder`, in the place of older ones; the wheel's path.
 
     Raises `UserError` where this is no checkout, and `RunError` where the wheel cannot be built.
     """
@@ -44,7 +45,8 @@ def ship(folder: Path) -> Path:
             old.unlink()
         wheel = folder / wheels[0].name
         shutil.move(wheels[0], wheel)
-    shutil.copyfile(_CHECKOUT / "deploy" / INSTALL, folder / INSTALL)
+    for name in INSTALL:
+        shutil.copyfile(_CHECKOUT / "deploy" / name, folder / name)
     (folder / CONSTRAINTS).write_text("".join(f"{line}\n" for line in installed_versions()))
     (folder / ENVIRONMENT).write_text(environment_script())
     return wheel
