@@ -12,14 +12,16 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from leader_jobs.engine_log import out_of_memory_lines
 from leader_jobs.metrics import FeatureMetrics
-from leader_jobs.placement import bundle_of, on_every_node, require_room
+from leader_jobs.placement import MAX_RESTARTS, bundle_of, on_every_node, require_room
 from leader_jobs.tokens import SAMPLE_COLUMNS, Tokenise
 from leader_platform import storage
 from leader_platform.artifacts import FEATURES, TEACHER, Run
@@ -29,6 +31,7 @@ from leader_platform.data.samples import SPLITS
 from leader_platform.errors import RunError
 from leader_platform.evaluation import metrics
 from leader_platform.features import feature_table, label_matrix, matrix, probabilities
+from leader_platform.models.memory import explain_out_of_memory, features_advice
 from leader_platform.models.teacher import MERGED, load_head
 from leader_platform.models.vllm_engine import POOLING_PARAMS, engine_arguments, engine_environment
 from leader_platform.preload import preload_environment
@@ -52,7 +55,11 @@ def generate_features(data: PreparedData, run: Run, config: LeaderConfig, key: s
     total = sum(data.manifest["splits"][split]["samples"] for split in SPLITS)
     resumed = f" ({len(done)} of them already there)" if done else ""
     say(f"Reading {total} samples with the teacher on {config.features.engine}{resumed}")
-    seconds = _generate(data, run, config, parts, done, chunks, total, say) if len(done) < total else None
+    seconds = None
+    if len(done) < total:
+        read_log = partial(out_of_memory_lines, since=time.time())
+        with explain_out_of_memory("Reading with the teacher", *features_advice(config), read_log):
+            seconds = _generate(data, run, config, parts, done, chunks, total, say)
     about: dict[str, Any] = {
         "seconds_per_sample": seconds,
         "engine": config.features.engine,
@@ -167,7 +174,7 @@ def _vllm(tokens: Dataset, merged: str, bundle: dict[str, float], config: Leader
             model_source=merged,
             task_type="embed",
             engine_kwargs=engine_arguments(
-                config.features.dtype, config.prompt.max_tokens, config.teacher.pooling, on_gpu
+                config.features.dtype, config.prompt.max_tokens, config.teacher.pooling, bundle.get("GPU", 0.0)
             ),
             placement_group_config={"bundles": [bundle]},
             runtime_env={"env_vars": engine_environment(config.features.kv_cache_gb, on_gpu, threads)},
@@ -190,6 +197,9 @@ def _vllm(tokens: Dataset, merged: str, bundle: dict[str, float], config: Leader
     )
     return processor(tokens)
 
+    # An engine that dies ends its actor, which Ray Data would start again without end.
+    limits = {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS}
+    processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs.update(limits)
 
 class _TransformersStage:
     """The same by transformers, as a Ray Data stage."""
@@ -218,6 +228,8 @@ def _transformers(tokens: Dataset, merged: str, bundle: dict[str, float], config
         batch_format="numpy",
         num_cpus=bundle["CPU"],
         num_gpus=bundle.get("GPU", 0),
+        max_restarts=MAX_RESTARTS,
+        max_task_retries=MAX_RESTARTS,
         compute=ray.data.ActorPoolStrategy(size=config.features.concurrency),
         runtime_env={"env_vars": preload_environment()},
     )

@@ -18,6 +18,9 @@ from leader_platform.errors import RunError, UserError
 
 _LOOK_EVERY_S = 5.0
 _GIVEN_BACK_AFTER_S = 5.0
+# Of a Ray Data actor that holds a language model. Ray sets no limit, even where its memory monitor ends the actor each
+# time; a lost machine may cost two.
+MAX_RESTARTS = 3
 
 Bundle = Mapping[str, float]
 

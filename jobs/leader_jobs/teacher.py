@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leader_jobs.placement import require_room, worker_bundle
+from leader_jobs.placement import MAX_RESTARTS, require_room, worker_bundle
 from leader_jobs.tokens import SAMPLE_COLUMNS, Tokenise
 from leader_jobs.training import (
     DATASET_FILES,
@@ -37,6 +37,7 @@ from leader_platform.config import LeaderConfig, TeacherConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.errors import UserError
 from leader_platform.models.backbone import load_causal_lm, load_tokenizer
+from leader_platform.models.memory import CONTINUE, explain_out_of_memory, training_advice, warm_start_advice
 from leader_platform.preload import preload_environment
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def train_teacher(data: PreparedData, run: Run, config: LeaderConfig, key: str, 
     head = run.scratch("teacher_head", key)
     about: dict[str, Any] = {"backbone": teacher.backbone, **data_facts(data)}
     if teacher.head_warm_start and not (resume and storage.exists(head)):
-        about["head"] = _warm_start(tokens, data, head, config, say)
+        with explain_out_of_memory("The head's warm start", warm_start_advice(teacher)):
+            about["head"] = _warm_start(tokens, data, head, config, say)
     say(f"Tuning {teacher.backbone} with LoRA: {total_steps} steps on {num_samples} samples")
     scratch = run.scratch(TEACHER, key)
     arguments = {
@@ -83,7 +85,8 @@ def train_teacher(data: PreparedData, run: Run, config: LeaderConfig, key: str, 
     with run.product(TEACHER, key, config, about) as directory:
         # In a process of its own that ends with it: this one lives on through the later stages.
         exported = ray.remote(num_cpus=1, max_calls=1)(export).remote(checkpoint, directory, teacher)
-        about["parameters"] = ray.get(exported)
+        with explain_out_of_memory("Exporting the teacher", f"free some or use a larger machine, then {CONTINUE}"):
+            about["parameters"] = ray.get(exported)
         copy_dataset_files(data, directory, DATASET_FILES)
     for place in (scratch, head):
         storage.remove(place)
@@ -144,6 +147,8 @@ def _warm_start(
             fn_constructor_args=(config.teacher, max(1, int(resources.cpus_per_worker))),
             batch_format="pyarrow",
             batch_size=64,
+            max_restarts=MAX_RESTARTS,
+            max_task_retries=MAX_RESTARTS,
             num_cpus=resources.cpus_per_worker,
             num_gpus=resources.gpus_per_worker,
             compute=ray.data.ActorPoolStrategy(size=config.teacher.num_workers),
@@ -181,11 +186,17 @@ def _fit_head(states: Sequence[Dataset], uri: str, config: TeacherConfig, direct
 
 
 def _worker(arguments: dict[str, Any]) -> None:
+    config = TeacherConfig.model_validate(arguments["config"]["teacher"])
+    with explain_out_of_memory("The teacher's training", training_advice(config)):
+        _train(arguments)
+
+
+def _train(arguments: dict[str, Any]) -> None:
     """The training loop of one worker, top to bottom."""
     from ray import train
 
     from leader_jobs.teacher_checkpoint import Tuning
-    from leader_jobs.teacher_steps import label_weights, memory_told, optimizer_and_schedule, steps, train_step
+    from leader_jobs.teacher_steps import label_weights, optimizer_and_schedule, steps, train_step
     from leader_jobs.teacher_workers import shard_backbone
 
     config = LeaderConfig.model_validate(arguments["config"])
@@ -214,7 +225,7 @@ def _worker(arguments: dict[str, Any]) -> None:
     for rows in steps(train.get_dataset_shard("train"), teacher, place, total_steps):
         seed_everything(teacher.seed, rank, place.step)  # a resumed run draws the dropout an undisturbed one does
         began = time.monotonic()
-        with memory_told(place.step):
+        with explain_out_of_memory(f"The teacher's training at step {place.step}", training_advice(teacher)):
             loss, num_tokens = train_step(model, rows, padding_id, tuning.optimizer, weights, teacher)
         tuning.scheduler.step()
         progress.add(require_finite(loss, "teacher", place.step), num_tokens, time.monotonic() - began)

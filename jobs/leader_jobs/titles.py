@@ -22,6 +22,7 @@ from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.data.prompts import title_of
 from leader_platform.data.records import KINDS
+from leader_platform.models.memory import explain_out_of_memory, titles_advice
 from leader_platform.models.title_states import READINGS_FILE, read_titles, readings_table
 from leader_platform.preload import preload_environment
 
@@ -43,7 +44,8 @@ def read_code_titles(data: PreparedData, run: Run, config: LeaderConfig, key: st
         runtime_env={"env_vars": preload_environment()},
     )(read_titles)
     threads = max(1, int(resources.cpus_per_worker))
-    states: np.ndarray = ray.get(task.remote(texts, config.teacher.backbone, config.student.title_depth, threads))
+    with explain_out_of_memory("Reading titles", titles_advice(resources.gpus_per_worker)):
+        states: np.ndarray = ray.get(task.remote(texts, config.teacher.backbone, config.student.title_depth, threads))
     about: dict[str, Any] = {"codes": len(codes), "backbone": config.teacher.backbone, "data": data.fingerprint}
     with run.product(TITLES, key, config, about) as directory:
         storage.write_parquet(storage.join(directory, READINGS_FILE), readings_table(codes, states))
