@@ -38,6 +38,15 @@ STAGES = {
         Stage("student", STUDENT_ALONE),
     )
 }
+# Settings of the teacher that decide memory, speed and reports, not the product. `num_workers` is not one of them: it
+# decides which samples make a step.
+_NOT_THE_TEACHER = {
+    "log_steps",
+    "checkpoint_steps",
+    "micro_batch_tokens",
+    "gradient_checkpointing",
+    "shard_backbone",
+}
 # What `--stage` takes beside a stage's own name.
 GROUPS = {"all": ("teacher", "features", "titles", "distill")}
 
@@ -45,11 +54,12 @@ GROUPS = {"all": ("teacher", "features", "titles", "distill")}
 def stage_key(name: str, data: PreparedData, config: LeaderConfig) -> str:
     """A digest of everything that decides a stage's product; equal keys mean that it need not be made again.
 
-    What a stage may use (workers aside) and how often it tells or saves is not part of it: the product is the same.
+    What a stage may use (workers aside) and how often it tells or saves is not part of it: the product is the same. Nor
+    is what decides a step's memory and speed but not its gradient: a training that ran out of memory resumes with less.
     """
     student = config.student.model_dump(mode="json", exclude={"checkpoint_epochs", "title_depth"})
     settings = {
-        "teacher": (config.prompt, config.teacher.model_dump(mode="json", exclude={"log_steps", "checkpoint_steps"})),
+        "teacher": (config.prompt, config.teacher.model_dump(mode="json", exclude=_NOT_THE_TEACHER)),
         "titles": (config.teacher.backbone, config.student.title_depth),
         "features": (config.features.engine, config.features.dtype, config.evaluate.threshold_metric),
         "distill": (student, config.evaluate.threshold_metric),
