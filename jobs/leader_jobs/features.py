@@ -94,12 +94,14 @@ def _generate(
     import ray
 
     started = time.time()
-    bundle, count = bundle_of(ENGINE_CPUS, config.resources.gpus_per_worker), config.features.concurrency
-    require_room(bundle, count, "Reading with the teacher", config.resources.wait_for_nodes_s, say)
+    resources, vllm = config.resources, config.features.engine == "vllm"
+    gpus = resources.gpus_per_worker if vllm else resources.gpus_of_one_process
+    bundle, count = bundle_of(ENGINE_CPUS, gpus), config.features.concurrency
+    require_room(bundle, count, "Reading with the teacher", resources.wait_for_nodes_s, say)
     version = run.manifest(TEACHER)["id"]
     with on_every_node(run.path(TEACHER, MERGED), version, bundle, count) as merged:
         tokens = _tokens(data, config, parts, done, merged)
-        engine = _vllm if config.features.engine == "vllm" else _transformers
+        engine = _vllm if vllm else _transformers
         written = engine(tokens, merged, bundle, config).map_batches(
             _WriteChunks,
             fn_constructor_args=(run.path(TEACHER), chunks),
@@ -195,11 +197,11 @@ def _vllm(tokens: Dataset, merged: str, bundle: dict[str, float], config: Leader
         preprocess_map_kwargs={"num_cpus": LIGHT},
         postprocess_map_kwargs={"num_cpus": LIGHT},
     )
-    return processor(tokens)
-
     # An engine that dies ends its actor, which Ray Data would start again without end.
     limits = {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS}
     processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs.update(limits)
+    return processor(tokens)
+
 
 class _TransformersStage:
     """The same by transformers, as a Ray Data stage."""
@@ -226,10 +228,10 @@ def _transformers(tokens: Dataset, merged: str, bundle: dict[str, float], config
         fn_constructor_args=(merged, config),
         batch_size=config.features.batch_size,
         batch_format="numpy",
-        num_cpus=bundle["CPU"],
-        num_gpus=bundle.get("GPU", 0),
         max_restarts=MAX_RESTARTS,
         max_task_retries=MAX_RESTARTS,
+        num_cpus=bundle["CPU"],
+        num_gpus=bundle.get("GPU", 0),
         compute=ray.data.ActorPoolStrategy(size=config.features.concurrency),
         runtime_env={"env_vars": preload_environment()},
     )

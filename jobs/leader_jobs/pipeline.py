@@ -74,6 +74,12 @@ def needs(name: str, config: LeaderConfig) -> list[str]:
     return _used(STAGES[name].needs, config)
 
 
+def with_needs(name: str, config: LeaderConfig) -> list[str]:
+    """A stage and all that come before it, in their order."""
+    before = [earlier for need in needs(name, config) for earlier in with_needs(need, config)]
+    return [*dict.fromkeys(before), name]
+
+
 def stages_of(wanted: str, config: LeaderConfig) -> list[str]:
     """The stages that a name stands for: itself, or those of a group."""
     return _used(GROUPS[wanted], config) if wanted in GROUPS else [wanted]

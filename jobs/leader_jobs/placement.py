@@ -26,8 +26,8 @@ Bundle = Mapping[str, float]
 
 
 def worker_bundle(resources: ResourcesConfig) -> dict[str, float]:
-    """What one worker asks Ray for."""
-    return bundle_of(resources.cpus_per_worker, resources.gpus_per_worker)
+    """What one worker asks Ray for that computes on one GPU at most."""
+    return bundle_of(resources.cpus_per_worker, resources.gpus_of_one_process)
 
 
 def bundle_of(cpus: float, gpus: float) -> dict[str, float]:

@@ -79,26 +79,32 @@ def _train(
     request: Request, data: PreparedData, run: Run, say: Callable[[str], None], address: str | None
 ) -> list[str]:
     from leader_jobs import pipeline
+    from leader_jobs.checks import check_stages
 
     options = {"resume": request.resume, "force": request.force, "only": request.only}
-    if not pipeline.plan(request.stage, data, run, request.config, request.force, request.only):
+    steps = pipeline.plan(request.stage, data, run, request.config, request.force, request.only)
+    if not steps:
         return pipeline.train(request.stage, data, run, request.config, say, **options)
+    check_stages(steps, run, request.config)
     with ray_session(address=address):
         return pipeline.train(request.stage, data, run, request.config, say, **options)
 
 
 def _tune(request: Request, data: PreparedData, run: Run, say: Callable[[str], None], address: str | None) -> None:
     from leader_jobs import tune
+    from leader_jobs.checks import check_stages
 
     options = {"resume": request.resume, "only": request.only}
-    tune.check(data, run, request.config, request.trials, **options)
+    missing = tune.check(data, run, request.config, request.trials, **options)
+    check_stages(missing, run, request.config)
     with ray_session(address=address):
         tune.tune_student(data, run, request.config, request.trials, say, **options)
 
 
 def _evaluate(request: Request, data: PreparedData, run: Run, say: Callable[[str], None], address: str | None) -> Any:
-    from leader_jobs.evaluate import evaluate, trains
+    from leader_jobs.evaluate import check, evaluate, trains
 
+    check(run, request.config)
     # Only what trains needs a Ray; to judge what is there, none is started.
     with ray_session(address=address) if trains(request.config.evaluate) else nullcontext():
         return evaluate(data, run, request.config, say, request.force)

@@ -150,7 +150,7 @@ def _warm_start(
             max_restarts=MAX_RESTARTS,
             max_task_retries=MAX_RESTARTS,
             num_cpus=resources.cpus_per_worker,
-            num_gpus=resources.gpus_per_worker,
+            num_gpus=resources.gpus_of_one_process,
             compute=ray.data.ActorPoolStrategy(size=config.teacher.num_workers),
             runtime_env={"env_vars": _environment(config)},
         ).materialize()

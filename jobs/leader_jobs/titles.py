@@ -39,7 +39,7 @@ def read_code_titles(data: PreparedData, run: Run, config: LeaderConfig, key: st
     # In a process of its own, which ends with it and gives the language model's memory back.
     task = ray.remote(
         num_cpus=resources.cpus_per_worker,
-        num_gpus=resources.gpus_per_worker,
+        num_gpus=resources.gpus_of_one_process,
         max_calls=1,
         runtime_env={"env_vars": preload_environment()},
     )(read_titles)

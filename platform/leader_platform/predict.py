@@ -136,9 +136,10 @@ class TeacherPredictor(Predictor):
         self.tokenizer, self.head = load_tokenizer(folder), load_head(directory)
 
     @classmethod
-    def load(cls, run: str, engine: str = "vllm") -> TeacherPredictor:
+    def load(cls, run: str, engine: str = "vllm", gpus: float | None = None) -> TeacherPredictor:
         """From a run's `teacher/`; the prompt is built as it was in training. `UserError` when it cannot be read.
 
+        `gpus` is how many this process was given, or which share of one; None: one where there is any.
         The threshold is the one that `features` tuned on validation samples, 0.5 when that stage has not run.
         """
         from leader_platform.models.teacher import MERGED
@@ -156,7 +157,7 @@ class TeacherPredictor(Predictor):
             return cls(
                 directory,
                 str(merged),
-                _engine(engine, str(merged), config),
+                _engine(engine, str(merged), config, gpus),
                 Knowledge.read(directory),
                 config.prompt,
                 threshold=float(threshold),
@@ -182,7 +183,7 @@ class TeacherPredictor(Predictor):
         self.engine.shut_down()
 
 
-def _engine(name: str, folder: str, config: LeaderConfig) -> Engine:
+def _engine(name: str, folder: str, config: LeaderConfig, gpus: float | None) -> Engine:
     if name == "transformers":
         from leader_platform.models.transformers_engine import TransformersEngine
 
@@ -193,8 +194,8 @@ def _engine(name: str, folder: str, config: LeaderConfig) -> Engine:
     from leader_platform.models.vllm_engine import VllmEngine
 
     # What this process was given decides, not what the run was trained on: Ray hides the GPUs it did not hand out.
-    on_gpu = torch.cuda.is_available()
-    return VllmEngine(folder, config.features.dtype, config.prompt.max_tokens, config.teacher.pooling, on_gpu)
+    usable = (gpus or 1.0) if torch.cuda.is_available() else 0.0
+    return VllmEngine(folder, config.features.dtype, config.prompt.max_tokens, config.teacher.pooling, usable)
 
 
 def _code_book(directory: str, vocabulary: Vocabulary) -> CodeBook:

@@ -57,7 +57,7 @@ def build_teacher(arguments: TeacherArguments) -> serve.Application:
         # An engine that compiles or swaps answers late without being broken.
         health_check_timeout_s=60,
     )
-    return deployment.bind(arguments.run, arguments.engine)
+    return deployment.bind(arguments.run, arguments.engine, arguments.resources.gpus_per_worker, arguments.kv_cache_gb)
 
 
 def _scaling(replicas: Replicas) -> dict[str, Any]:
@@ -89,12 +89,12 @@ def _options(deployment: serve.Deployment, config: ServeConfig, replicas: Replic
 
 
 def _teacher_actor(arguments: TeacherArguments) -> dict[str, Any]:
-    cores = arguments.resources.cpus_per_worker
+    resources, cores = arguments.resources, arguments.resources.cpus_per_worker
     # What Ray reserves must not become what the engine computes on: Ray sets OMP_NUM_THREADS to the reservation.
     environment = {"OMP_NUM_THREADS": str(max(1, math.floor(cores))), **_engine_environment(arguments)}
     return {
         "num_cpus": max(1.0, cores - _CPUS_BESIDE_TEACHER),
-        "num_gpus": arguments.resources.gpus_per_worker,
+        "num_gpus": resources.gpus_per_worker if arguments.engine == "vllm" else resources.gpus_of_one_process,
         "runtime_env": {"env_vars": environment},
     }
 
