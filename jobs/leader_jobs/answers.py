@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from leader_jobs import pipeline
+from leader_jobs.checks import check_stages
 from leader_jobs.protocol import Part
 from leader_platform import baselines, storage
 from leader_platform.artifacts import FEATURES, STUDENT, STUDENT_ALONE
@@ -58,7 +59,11 @@ class Answer:
 def train(part: Part, models: Sequence[str], progress: Progress) -> None:
     """Run the stages that `models` need and that are not current, going on where one was interrupted."""
     for name in models:
-        if name in TRAINED and pipeline.plan(TRAINED[name].stage, part.data, part.run, part.config, False, False):
+        if name not in TRAINED:
+            continue
+        steps = pipeline.plan(TRAINED[name].stage, part.data, part.run, part.config, False, False)
+        if steps:
+            check_stages(steps, part.run, part.config)
             progress.log(f"{part.name}: training the {name.replace('_', ' ')}")
             pipeline.train(TRAINED[name].stage, part.data, part.run, part.config, progress, resume=True)
 

@@ -15,7 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leader_jobs.answers import Answer, answer, answer_key, has, train
+from leader_jobs import pipeline
+from leader_jobs.answers import TRAINED, Answer, answer, answer_key, has, train
+from leader_jobs.checks import check_stages
 from leader_jobs.costs import costs, training_curves
 from leader_jobs.protocol import Part, num_parts, parts
 from leader_platform import storage
@@ -71,6 +73,24 @@ def evaluate(
         return storage.read_json(run.path(EVALUATION, METRICS_FILE))
     with progress.task("Metrics and their intervals"):
         return _judge(data, run, config, key, done)
+
+
+def check(run: Run, config: LeaderConfig) -> None:
+    """Whether what an evaluation trains and reads can be; nothing is started. `UserError` as in `check_stages`.
+
+    A run that was evaluated before may have all of it, and need its backbone no more: there each part is checked when
+    it is trained.
+    """
+    if run.has(EVALUATION):
+        return
+    models = config.evaluate.models
+    if trains(config.evaluate):
+        stages = [pipeline.with_needs(TRAINED[name].stage, config) for name in models if name in TRAINED]
+        check_stages([name for names in stages for name in names], run, config)
+    if "hidden_state_ridge" in models:
+        from leader_platform.models.backbone_checks import check_backbone
+
+        check_backbone(config.teacher.backbone, config.prompt.max_tokens)
 
 
 def trains(settings: EvaluateConfig) -> bool:

@@ -12,14 +12,16 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from leader_jobs.engine_log import out_of_memory_lines
 from leader_jobs.metrics import FeatureMetrics
-from leader_jobs.placement import bundle_of, largest_node_cores, on_every_node, require_room
+from leader_jobs.placement import MAX_RESTARTS, bundle_of, largest_node_cores, on_every_node, require_room
 from leader_jobs.precision import resolve_precision
 from leader_jobs.tokens import SAMPLE_COLUMNS, Tokenise
 from leader_platform import storage
@@ -31,6 +33,7 @@ from leader_platform.errors import RunError
 from leader_platform.evaluation import metrics
 from leader_platform.features import feature_table, label_matrix, matrix, probabilities
 from leader_platform.machine import Machine
+from leader_platform.models.memory import explain_out_of_memory, features_advice
 from leader_platform.models.teacher import MERGED, load_head
 from leader_platform.models.vllm_engine import POOLING_PARAMS, engine_arguments, engine_environment
 from leader_platform.preload import preload_environment
@@ -57,14 +60,18 @@ def generate_features(data: PreparedData, run: Run, config: LeaderConfig, key: s
     resumed = f" ({len(done)} of them already there)" if done else ""
     progress.log(f"Reading {total} samples with the teacher on {config.features.engine}{resumed}")
     resources = config.resources
-    bundle = bundle_of(ENGINE_CPUS, resources.gpus_per_worker)
+    gpus = resources.gpus_per_worker if config.features.engine == "vllm" else resources.gpus_of_one_process
+    bundle = bundle_of(ENGINE_CPUS, gpus)
     require_room(bundle, config.features.concurrency, "Reading with the teacher", resources.wait_for_nodes_s, progress)
     dtype = resolve_precision(config.features.dtype, "inference", bundle, progress)
     # What is stored beside the features is what was asked, so that `auto` means its own on another machine.
     resolved = config.model_copy(update={"features": config.features.model_copy(update={"dtype": dtype})})
+    seconds = None
     with progress.task("Features", total, "samples", len(done)) as task:
-        left = len(done) < total
-        seconds = _generate(data, run, resolved, parts, done, chunks, total, bundle, progress, task) if left else None
+        if len(done) < total:
+            read_log = partial(out_of_memory_lines, since=time.time())
+            with explain_out_of_memory("Reading with the teacher", *features_advice(config), read_log):
+                seconds = _generate(data, run, resolved, parts, done, chunks, total, bundle, progress, task)
     about: dict[str, Any] = {
         "seconds_per_sample": seconds,
         "engine": config.features.engine,
@@ -197,7 +204,7 @@ def _vllm(tokens: Dataset, merged: str, bundle: dict[str, float], config: Leader
             model_source=merged,
             task_type="embed",
             engine_kwargs=engine_arguments(
-                config.features.dtype, config.prompt.max_tokens, config.teacher.pooling, on_gpu
+                config.features.dtype, config.prompt.max_tokens, config.teacher.pooling, bundle.get("GPU", 0.0)
             ),
             placement_group_config={"bundles": [bundle]},
             runtime_env={"env_vars": engine_environment(config.features.kv_cache_gb, on_gpu, threads)},
@@ -218,6 +225,9 @@ def _vllm(tokens: Dataset, merged: str, bundle: dict[str, float], config: Leader
         preprocess_map_kwargs={"num_cpus": LIGHT},
         postprocess_map_kwargs={"num_cpus": LIGHT},
     )
+    # An engine that dies ends its actor, which Ray Data would start again without end.
+    limits = {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS}
+    processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs.update(limits)
     return processor(tokens)
 
 
@@ -256,6 +266,8 @@ def _transformers(tokens: Dataset, merged: str, bundle: dict[str, float], config
         fn_constructor_args=(merged, config),
         batch_size=config.features.batch_size,
         batch_format="numpy",
+        max_restarts=MAX_RESTARTS,
+        max_task_retries=MAX_RESTARTS,
         num_cpus=bundle["CPU"],
         num_gpus=bundle.get("GPU", 0),
         compute=ray.data.ActorPoolStrategy(size=config.features.concurrency),

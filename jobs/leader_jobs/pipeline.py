@@ -39,6 +39,15 @@ STAGES = {
         Stage("student", STUDENT_ALONE),
     )
 }
+# Settings of the teacher that decide memory, speed and reports, not the product. `num_workers` is not one of them: it
+# decides which samples make a step.
+_NOT_THE_TEACHER = {
+    "log_steps",
+    "checkpoint_steps",
+    "micro_batch_tokens",
+    "gradient_checkpointing",
+    "shard_backbone",
+}
 # What `--stage` takes beside a stage's own name.
 GROUPS = {"all": ("teacher", "features", "titles", "distill")}
 
@@ -46,11 +55,12 @@ GROUPS = {"all": ("teacher", "features", "titles", "distill")}
 def stage_key(name: str, data: PreparedData, config: LeaderConfig) -> str:
     """A digest of everything that decides a stage's product; equal keys mean that it need not be made again.
 
-    What a stage may use (workers aside) and how often it tells or saves is not part of it: the product is the same.
+    What a stage may use (workers aside) and how often it tells or saves is not part of it: the product is the same. Nor
+    is what decides a step's memory and speed but not its gradient: a training that ran out of memory resumes with less.
     """
     student = config.student.model_dump(mode="json", exclude={"checkpoint_epochs", "title_depth"})
     settings = {
-        "teacher": (config.prompt, config.teacher.model_dump(mode="json", exclude={"log_steps", "checkpoint_steps"})),
+        "teacher": (config.prompt, config.teacher.model_dump(mode="json", exclude=_NOT_THE_TEACHER)),
         "titles": (config.teacher.backbone, config.student.title_depth, config.features.dtype),
         "features": (config.features.engine, config.features.dtype, config.evaluate.threshold_metric),
         "distill": (student, config.evaluate.threshold_metric),
@@ -63,6 +73,12 @@ def stage_key(name: str, data: PreparedData, config: LeaderConfig) -> str:
 def needs(name: str, config: LeaderConfig) -> list[str]:
     """The stages whose products a stage reads under these settings."""
     return _used(STAGES[name].needs, config)
+
+
+def with_needs(name: str, config: LeaderConfig) -> list[str]:
+    """A stage and all that come before it, in their order."""
+    before = [earlier for need in needs(name, config) for earlier in with_needs(need, config)]
+    return [*dict.fromkeys(before), name]
 
 
 def stages_of(wanted: str, config: LeaderConfig) -> list[str]:

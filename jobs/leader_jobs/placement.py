@@ -18,13 +18,16 @@ from leader_platform.surroundings import private_folder
 
 _LOOK_EVERY_S = 5.0
 _GIVEN_BACK_AFTER_S = 5.0
+# Of a Ray Data actor that holds a language model. Ray sets no limit, even where its memory monitor ends the actor each
+# time; a lost machine may cost two.
+MAX_RESTARTS = 3
 
 Bundle = Mapping[str, float]
 
 
 def worker_bundle(resources: ResourcesConfig) -> dict[str, float]:
-    """What one worker asks Ray for."""
-    return bundle_of(resources.cores, resources.gpus_per_worker)
+    """What one worker asks Ray for that computes on one GPU at most."""
+    return bundle_of(resources.cores, resources.gpus_of_one_process)
 
 
 def resolved(config: LeaderConfig) -> LeaderConfig:

@@ -91,10 +91,13 @@ def _prepare(request: Request, progress: Progress, address: str | None) -> Any:
 
 def _train(request: Request, data: PreparedData, run: Run, progress: Progress, address: str | None) -> list[str]:
     from leader_jobs import pipeline
+    from leader_jobs.checks import check_stages
 
     options = {"resume": request.resume, "force": request.force, "only": request.only}
-    if not pipeline.plan(request.stage, data, run, request.config, request.force, request.only):
+    steps = pipeline.plan(request.stage, data, run, request.config, request.force, request.only)
+    if not steps:
         return pipeline.train(request.stage, data, run, request.config, progress, **options)
+    check_stages(steps, run, request.config)
     storage.require_writable(run.uri)
     with _ray(progress, address):
         return pipeline.train(request.stage, data, run, request.config, progress, **options)
@@ -102,17 +105,20 @@ def _train(request: Request, data: PreparedData, run: Run, progress: Progress, a
 
 def _tune(request: Request, data: PreparedData, run: Run, progress: Progress, address: str | None) -> None:
     from leader_jobs import tune
+    from leader_jobs.checks import check_stages
 
     options = {"resume": request.resume, "only": request.only}
-    tune.check(data, run, request.config, request.trials, **options)
+    missing = tune.check(data, run, request.config, request.trials, **options)
+    check_stages(missing, run, request.config)
     storage.require_writable(run.uri)
     with _ray(progress, address):
         tune.tune_student(data, run, request.config, request.trials, progress, **options)
 
 
 def _evaluate(request: Request, data: PreparedData, run: Run, progress: Progress, address: str | None) -> Any:
-    from leader_jobs.evaluate import evaluate, trains
+    from leader_jobs.evaluate import check, evaluate, trains
 
+    check(run, request.config)
     # Only what trains needs a Ray; to judge what is there, none is started.
     training = trains(request.config.evaluate)
     if training:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leader_jobs.placement import require_room, worker_bundle
+from leader_jobs.placement import MAX_RESTARTS, require_room, worker_bundle
 from leader_jobs.precision import resolve_precision
 from leader_jobs.reports import Count, counted
 from leader_jobs.tokens import SAMPLE_COLUMNS, Tokenise
@@ -40,6 +40,7 @@ from leader_platform.config import LeaderConfig, TeacherConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.errors import UserError
 from leader_platform.models.backbone import load_causal_lm, load_tokenizer
+from leader_platform.models.memory import CONTINUE, explain_out_of_memory, training_advice, warm_start_advice
 from leader_platform.preload import preload_environment
 from leader_platform.progress import Progress
 
@@ -75,7 +76,8 @@ def train_teacher(
     head = run.scratch("teacher_head", key)
     about: dict[str, Any] = {"backbone": teacher.backbone, "dtype": dtype, **data_facts(data)}
     if teacher.head_warm_start and not (resume and storage.exists(head)):
-        about["head"] = _warm_start(tokens, data, head, resolved, progress)
+        with explain_out_of_memory("The head's warm start", warm_start_advice(teacher)):
+            about["head"] = _warm_start(tokens, data, head, resolved, progress)
     progress.log(f"Tuning {teacher.backbone} with LoRA: {total_steps} steps on {num_samples} samples")
     scratch = run.scratch(TEACHER, key)
     arguments = {
@@ -93,7 +95,8 @@ def train_teacher(
         # In a process of its own that ends with it: this one lives on through the later stages.
         task = ray.remote(num_cpus=1, memory=exporting["memory"], max_calls=1)(export)
         exported = task.remote(checkpoint, directory, resolved.teacher)
-        about["parameters"] = ray.get(exported)
+        with explain_out_of_memory("Exporting the teacher", f"free some or use a larger machine, then {CONTINUE}"):
+            about["parameters"] = ray.get(exported)
         copy_dataset_files(data, directory, DATASET_FILES)
     for place in (scratch, head):
         storage.remove(place)
@@ -165,8 +168,10 @@ def _warm_start(
             fn_constructor_args=(config.teacher, resources.threads, count),
             batch_format="pyarrow",
             batch_size=64,
+            max_restarts=MAX_RESTARTS,
+            max_task_retries=MAX_RESTARTS,
             num_cpus=resources.cores,
-            num_gpus=resources.gpus_per_worker,
+            num_gpus=resources.gpus_of_one_process,
             compute=ray.data.ActorPoolStrategy(size=config.teacher.num_workers),
             runtime_env={"env_vars": _environment(config)},
         ).materialize()
@@ -206,6 +211,12 @@ def _fit_head(states: Sequence[Dataset], uri: str, config: TeacherConfig, direct
 
 
 def _worker(arguments: dict[str, Any]) -> None:
+    config = TeacherConfig.model_validate(arguments["config"]["teacher"])
+    with explain_out_of_memory("The teacher's training", training_advice(config)):
+        _train(arguments)
+
+
+def _train(arguments: dict[str, Any]) -> None:
     """The training loop of one worker, top to bottom."""
     from ray import train
 
@@ -213,7 +224,6 @@ def _worker(arguments: dict[str, Any]) -> None:
     from leader_jobs.teacher_steps import (
         gradient_scaler,
         label_weights,
-        memory_told,
         optimizer_and_schedule,
         steps,
         train_step,
@@ -249,7 +259,7 @@ def _worker(arguments: dict[str, Any]) -> None:
         for rows in steps(train.get_dataset_shard("train"), teacher, place, total_steps):
             seed_everything(teacher.seed, rank, place.step)  # a resumed run draws the dropout an undisturbed one does
             began = time.monotonic()
-            with memory_told(place.step):
+            with explain_out_of_memory(f"The teacher's training at step {place.step}", training_advice(teacher)):
                 loss, num_tokens = train_step(model, rows, padding_id, tuning.optimizer, weights, teacher, scaler)
             tuning.scheduler.step()
             log.add(require_finite(loss, "teacher", place.step), num_tokens, time.monotonic() - began)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # L2 strengths on standardised states, strong ones first: each fit begins where the stronger one ended.
 STRENGTHS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
 _ITERATIONS = 40
+_TOKENS_TO_TRAINING = 4  # times as many tokens as in training pass the model at once: no layer's are kept for backward
 NO_LABELS = (
     "No validation sample has a medication that training knows, so the head's warm start cannot be judged; prepare the "
     "data from more patients, or set teacher.head_warm_start=false."
@@ -43,14 +44,22 @@ class ReadStates:
     ) -> None:
         torch.set_num_threads(num_threads)
         self.engine = TransformersEngine(config.backbone, config.dtype, config.pooling, config.depth)
+        self.max_tokens = _TOKENS_TO_TRAINING * config.micro_batch_tokens
         self.on_batch = on_batch
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         import pyarrow as pa
 
-        states = self.engine.states(batch["token_ids"].to_pylist(), on_batch=self.on_batch)
+        token_ids = batch["token_ids"].to_pylist()
+        at_once = prompts_at_once(max(map(len, token_ids)), self.max_tokens)
+        states = self.engine.states(token_ids, at_once, on_batch=self.on_batch)
         lists = pa.FixedSizeListArray.from_arrays(pa.array(states.reshape(-1)), states.shape[1])
         return batch.select(["label_indices", "previous_indices"]).append_column("hidden_state", lists)
+
+
+def prompts_at_once(longest: int, max_tokens: int) -> int:
+    """How many prompts of `longest` tokens a pass reads: 8, or as many as hold `max_tokens`, at least one."""
+    return max(1, min(8, max_tokens // longest))
 
 
 class Read(NamedTuple):

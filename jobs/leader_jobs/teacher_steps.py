@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from leader_jobs.teacher_workers import average_gradients, most
 from leader_platform.config import TeacherConfig
-from leader_platform.errors import RunError
 from leader_platform.evaluation.metrics import average_precision
 from leader_platform.features import probabilities
 from leader_platform.models.teacher import Teacher, multi_hot, pad_tokens
@@ -202,18 +200,3 @@ def validation_prauc(
     model.train()
     each = average_precision(torch.cat(labels).numpy().astype(bool), probabilities(torch.cat(scores).numpy()))
     return float(np.nanmean(each))
-
-
-@contextlib.contextmanager
-def memory_told(step: int) -> Iterator[None]:
-    """Turn running out of memory, on a GPU or a CPU, into a sentence that says what to lower."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        # torch has no class of its own for the CPU's.
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        raise RunError(
-            f"The teacher ran out of memory at step {step}; lower teacher.micro_batch_tokens or prompt.max_tokens, or "
-            "set teacher.gradient_checkpointing=true."
-        ) from error

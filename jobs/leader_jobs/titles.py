@@ -23,6 +23,7 @@ from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.data.prompts import title_of
 from leader_platform.data.records import KINDS
+from leader_platform.models.memory import explain_out_of_memory, titles_advice
 from leader_platform.models.title_states import READINGS_FILE, read_titles, readings_table
 from leader_platform.preload import preload_environment
 from leader_platform.progress import Progress
@@ -42,12 +43,15 @@ def read_code_titles(data: PreparedData, run: Run, config: LeaderConfig, key: st
     # In a process of its own, which ends with it and gives the language model's memory back.
     task = ray.remote(
         num_cpus=resources.cores,
-        num_gpus=resources.gpus_per_worker,
+        num_gpus=resources.gpus_of_one_process,
         max_calls=1,
         runtime_env={"env_vars": preload_environment()},
     )(read_titles)
     reading = (config.teacher.backbone, config.student.title_depth, dtype)
-    with counted(progress, "Reading titles", len(codes), "codes") as count:
+    with (
+        explain_out_of_memory("Reading titles", titles_advice(resources.gpus_per_worker)),
+        counted(progress, "Reading titles", len(codes), "codes") as count,
+    ):
         states: np.ndarray = ray.get(task.remote(texts, *reading, resources.threads, count))
     about: dict[str, Any] = {
         "codes": len(codes),

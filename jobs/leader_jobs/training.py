@@ -14,9 +14,11 @@ from leader_jobs.metrics import TrainingMetrics
 from leader_jobs.placement import require_room, worker_bundle
 from leader_jobs.reports import progress_to, reports
 from leader_platform import storage
+from leader_platform.artifacts import TEACHER
 from leader_platform.config import LeaderConfig
 from leader_platform.data.dataset import PreparedData
 from leader_platform.errors import RunError, UserError, find_cause
+from leader_platform.models.memory import is_out_of_memory, student_advice, training_advice
 from leader_platform.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -149,27 +151,28 @@ def run_trainer(
                 **before_start,
             ),
         )
-        checkpoint = _fit(trainer, product)
+        checkpoint = _fit(trainer, product, _memory_advice(product, config))
     return checkpoint, history
 
 
-def _fit(trainer: Any, name: str) -> Checkpoint:
+def _memory_advice(product: str, config: LeaderConfig) -> str:
+    return training_advice(config.teacher) if product == TEACHER else student_advice(config.student.batch_size)
+
+
+def _fit(trainer: Any, name: str, advice: str) -> Checkpoint:
     """Train, and tell a failure in a sentence: the worker's own where it has one."""
-    from ray.exceptions import OutOfMemoryError
     from ray.train import TrainingFailedError
 
     try:
         result = _beside_main_thread(trainer.fit)
     except TrainingFailedError as error:
-        for failure in (error, *getattr(error, "worker_failures", {}).values()):
+        failures = (error, *getattr(error, "worker_failures", {}).values())
+        for failure in failures:
             cause = find_cause(failure, (UserError, RunError)) or storage.full_disk(failure)
             if cause is not None:
                 raise cause from error
-            if find_cause(failure, (OutOfMemoryError,)) is not None:
-                raise RunError(
-                    f"A worker that trained the {name} was ended because the machine's memory was full; lower what a "
-                    "step takes (teacher.micro_batch_tokens, student.batch_size) or use a larger machine."
-                ) from error
+        if any(map(is_out_of_memory, failures)):  # such as a worker that Ray's memory monitor ended
+            raise RunError(f"A worker that trained the {name} ran out of memory; {advice}.") from error
         raise RunError(
             f"Training the {name} failed {_TRIES} times: {_last_line(error)}; `leader train --resume` goes on from its "
             "last checkpoint, and the worker's log has the rest."

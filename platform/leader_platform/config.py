@@ -436,7 +436,12 @@ class ResourcesConfig(_Frozen):
         gt=0,
         description="CPU cores a training worker or an engine computes on; null: 2, or the largest node's if fewer.",
     )
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs a training worker or an engine computes on.")
+    gpus_per_worker: float = Field(
+        0.0,
+        ge=0,
+        description="GPUs a training worker or an engine computes on: a share of one, or a whole number, among which "
+        "vLLM divides the model; training and the transformers engine use one at most.",
+    )
     wait_for_nodes_s: float = Field(
         0.0,
         ge=0,
@@ -465,6 +470,21 @@ class ResourcesConfig(_Frozen):
     def threads(self) -> int:
         """Threads of a worker that has `cores`."""
         return max(1, int(self.cores))
+
+    @model_validator(mode="after")
+    def _gives_whole_gpus_above_one(self) -> Self:
+        if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
+            raise ValueError(
+                f"gpus_per_worker={self.gpus_per_worker:g} is not possible: Ray gives a share of one GPU or a whole "
+                f"number of GPUs, such as {int(self.gpus_per_worker)} or {int(self.gpus_per_worker) + 1}"
+            )
+        return self
+
+    @property
+    def gpus_of_one_process(self) -> float:
+        """GPUs of what computes on one at most (training, reading titles, the transformers engine), so that it holds no
+        others idle."""
+        return min(self.gpus_per_worker, 1.0)
 
 
 class LeaderConfig(_Frozen):

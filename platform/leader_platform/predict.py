@@ -138,10 +138,11 @@ class TeacherPredictor(Predictor):
         self.tokenizer, self.head = load_tokenizer(folder), load_head(directory)
 
     @classmethod
-    def load(cls, run: str, engine: str = "vllm", dtype: Dtype = "auto") -> TeacherPredictor:
+    def load(cls, run: str, engine: str = "vllm", dtype: Dtype = "auto", gpus: float | None = None) -> TeacherPredictor:
         """From a run's `teacher/`; the prompt is built as it was in training. `dtype` is the precision of the answers,
         `auto` by this process's device. `UserError` when it cannot be read.
 
+        `gpus` is how many this process was given, or which share of one; None: one where there is any.
         The threshold is the one that `features` tuned on validation samples, 0.5 when that stage has not run.
         """
         from leader_platform.models.teacher import MERGED
@@ -159,7 +160,7 @@ class TeacherPredictor(Predictor):
             return cls(
                 directory,
                 str(merged),
-                _engine(engine, str(merged), config, dtype),
+                _engine(engine, str(merged), config, dtype, gpus),
                 Knowledge.read(directory),
                 config.prompt,
                 threshold=float(threshold),
@@ -185,7 +186,7 @@ class TeacherPredictor(Predictor):
         self.engine.shut_down()
 
 
-def _engine(name: str, folder: str, config: LeaderConfig, requested: Dtype) -> Engine:
+def _engine(name: str, folder: str, config: LeaderConfig, requested: Dtype, gpus: float | None) -> Engine:
     """The engine on this process's device. What the process was given decides, not what the run was trained on: Ray
     hides the GPUs that it did not hand out."""
     from leader_platform.models.precision import choose, cost, require_for_vllm, this_device
@@ -203,7 +204,8 @@ def _engine(name: str, folder: str, config: LeaderConfig, requested: Dtype) -> E
     from leader_platform.models.vllm_engine import VllmEngine
 
     require_for_vllm(dtype, device)
-    return VllmEngine(folder, dtype, config.prompt.max_tokens, config.teacher.pooling, on_gpu=device.kind == "cuda")
+    usable = (gpus or 1.0) if device.kind == "cuda" else 0.0
+    return VllmEngine(folder, dtype, config.prompt.max_tokens, config.teacher.pooling, usable)
 
 
 def _code_book(directory: str, vocabulary: Vocabulary) -> CodeBook:

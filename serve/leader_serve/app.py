@@ -58,7 +58,9 @@ def build_teacher(arguments: TeacherArguments) -> serve.Application:
         # An engine that compiles or swaps answers late without being broken.
         health_check_timeout_s=60,
     )
-    return deployment.bind(arguments.run, arguments.engine, arguments.dtype)
+    return deployment.bind(
+        arguments.run, arguments.engine, arguments.dtype, arguments.resources.gpus_per_worker, arguments.kv_cache_gb
+    )
 
 
 def _scaling(replicas: Replicas) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def _teacher_actor(arguments: TeacherArguments) -> dict[str, Any]:
     environment = {"OMP_NUM_THREADS": str(resources.threads), **_engine_environment(arguments)}
     return {
         "num_cpus": _reserved(resources.cores, nodes),
-        "num_gpus": arguments.resources.gpus_per_worker,
+        "num_gpus": resources.gpus_per_worker if arguments.engine == "vllm" else resources.gpus_of_one_process,
         "runtime_env": {"env_vars": environment},
     }
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from leader_platform.dashboard import is_local, last_line
 from leader_platform.errors import RunError, UserError
+from leader_platform.models.memory import says_out_of_memory
 from leader_platform.ports import require_free
 from leader_platform.progress import SILENT, Progress, Task
 from leader_serve.dashboard import Dashboard
@@ -198,8 +199,16 @@ def _why(application: dict[str, Any]) -> str:
     unhealthy = [deployment for deployment in application["deployments"].values() if deployment["status"] != "HEALTHY"]
     for deployment in sorted(unhealthy, key=lambda one: one["status"] not in _FAILED):
         if deployment["message"]:
-            return f"{deployment['name']}: {last_line(deployment['message'])}"
-    return last_line(application["message"])
+            return f"{deployment['name']}: {_cause(deployment['message'])}"
+    return _cause(application["message"])
+
+
+def _cause(message: str) -> str:
+    """The last line, in which a replica's own sentence stands; where Ray ended the replica, there is none."""
+    last = last_line(message)
+    if says_out_of_memory(message) and not says_out_of_memory(last):
+        return f"a replica ran out of memory; free some, or deploy less (--no-teacher, a smaller run). {last}"
+    return last
 
 
 def _refuse_other_applications(details: dict[str, Any], doing: str) -> None:

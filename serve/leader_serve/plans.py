@@ -126,10 +126,23 @@ def _application(name: str, builder: str, arguments: BaseModel) -> dict[str, Any
     }
 
 
+def _check_gpus(release: Release, config: LeaderConfig) -> None:
+    """Raises `UserError` where vLLM cannot divide the teacher among the GPUs of a replica."""
+    gpus = config.resources.gpus_per_worker
+    if gpus <= 1 or config.serve.teacher_engine != "vllm" or storage.is_remote(release.run):
+        return
+    from leader_platform.models.backbone_checks import backbone_config, require_tensor_parallel
+    from leader_platform.models.teacher import MERGED
+
+    merged = Run(release.run).path(TEACHER, MERGED)
+    require_tensor_parallel(merged, backbone_config(merged), gpus)
+
+
 def _teacher(name: str, release: Release, config: LeaderConfig, running: Running | None) -> dict[str, Any]:
     known = running.applications.get(name) if running is not None else None
     if known is not None and (known["args"]["run"], known["args"]["revision"]) == (release.run, release.revision):
         return known
+    _check_gpus(release, config)
     arguments = TeacherArguments(
         run=release.run,
         revision=release.revision,

@@ -13,10 +13,12 @@ from leader_serve.prediction import ModelCard, Prediction, Query, card, choose, 
 class Teacher:
     """Answers within seconds on a CPU. Not micro-batched here: vLLM lets each new prompt join the running batch."""
 
-    def __init__(self, run: str, engine: str, dtype: Dtype) -> None:
+    def __init__(self, run: str, engine: str, dtype: Dtype, gpus: float, kv_cache_gb: float) -> None:
+        from leader_platform.models.memory import explain_out_of_memory, serving_advice
         from leader_platform.predict import TeacherPredictor
 
-        self._predictor = TeacherPredictor.load(run, engine, dtype)
+        with explain_out_of_memory("The teacher", *serving_advice(engine, gpus, kv_cache_gb)):
+            self._predictor = TeacherPredictor.load(run, engine, dtype, gpus)
 
     async def predict(self, queries: Sequence[Query]) -> list[Prediction]:
         """One prediction a query, in order."""

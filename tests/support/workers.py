@@ -12,7 +12,7 @@ from support.rows import row
 from support.small_llama import small_llama
 from torch.multiprocessing import spawn
 
-from leader_jobs.teacher_checkpoint import copied, trainable
+from leader_jobs.teacher_checkpoint import Tuning, copied, trainable
 from leader_jobs.teacher_steps import Row, optimizer_and_schedule, train_step, validation_prauc
 from leader_jobs.teacher_workers import shard_backbone
 from leader_platform.config import TeacherConfig
@@ -35,6 +35,38 @@ def tune(model: Teacher, config: TeacherConfig, rows: list[Row]) -> dict[str, An
     optimizer, _ = optimizer_and_schedule(model, config, 10)
     losses = [train_step(model, rows, 0, optimizer, None, config)[0] for _ in range(3)]
     return {"losses": losses, "prauc": validation_prauc(model, VALIDATION, 0, 64), "weights": copied(trainable(model))}
+
+
+def resume_by_two(chains: list[list[TeacherConfig]], rows: list[list[Row]], folder: Path) -> list[list[dict[str, Any]]]:
+    """Of each of two workers, the weights that each chain led to: a step under each of its configurations, and a
+    checkpoint in between."""
+    spawn(_resume, (chains, rows, str(folder)), nprocs=len(rows))
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(len(rows))]
+
+
+def _resume(rank: int, chains: list[list[TeacherConfig]], rows: list[list[Row]], folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=len(rows))
+    reached = [_take_steps(chain, rows[rank], Path(folder, f"chain-{number}")) for number, chain in enumerate(chains)]
+    torch.save(reached, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _take_steps(chain: list[TeacherConfig], rows: list[Row], checkpoint: Path) -> dict[str, torch.Tensor]:
+    for number, config in enumerate(chain):
+        model = small_teacher(config)
+        if config.shard_backbone:
+            shard_backbone(model, torch.device("cpu"))
+        tuning = Tuning(model, *optimizer_and_schedule(model, config, 10))
+        if number:
+            tuning.restore(checkpoint)
+        train_step(model, rows, 0, tuning.optimizer, None, config)
+        tuning.scheduler.step()
+        if dist.get_rank() == 0:
+            checkpoint.mkdir(exist_ok=True)
+            tuning.save(checkpoint)
+        dist.barrier()
+    return copied(trainable(model))
 
 
 def tune_by_two(config: TeacherConfig, rows: list[list[Row]], folder: Path) -> list[dict[str, Any]]:

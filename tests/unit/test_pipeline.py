@@ -94,6 +94,16 @@ def test_current_stages_are_not_run_again(data: PreparedData, run: Run) -> None:
         ("student.title_depth=0.5", ["titles", "distill"]),
         ("evaluate.threshold_metric=f1", ["features", "distill"]),
         ("student.width=32", ["distill"]),
+        ("teacher.micro_batch_tokens=64", []),
+        ("teacher.gradient_checkpointing=true", []),
+        ("teacher.log_steps=1", []),
+        ("teacher.checkpoint_steps=1", []),
+        ("teacher.num_workers=2", ["teacher", "features", "distill"]),
+        ("teacher.dtype=float32", ["teacher", "features", "distill"]),
+        ("features.batch_size=1", []),
+        ("features.kv_cache_gb=9", []),
+        ("resources.gpus_per_worker=0.5", []),
+        ("student.checkpoint_epochs=1", []),
         ("resources.cpus_per_worker=1", []),
         ("features.concurrency=2", []),
         ("serve.port=9000", []),
@@ -104,6 +114,12 @@ def test_a_setting_remakes_what_it_decides_and_all_downstream(
 ) -> None:
     make(run, data, *ALL)
     assert steps("all", data, run, with_settings(setting)) == expected
+
+
+def test_sharing_the_backbone_is_no_other_teacher(data: PreparedData) -> None:
+    two = with_settings("teacher.num_workers=2")
+    sharded = with_settings("teacher.num_workers=2", "teacher.shard_backbone=true")
+    assert stage_key("teacher", data, two) == stage_key("teacher", data, sharded)
 
 
 def test_other_data_remakes_everything(tmp_path: Path, data: PreparedData, run: Run) -> None:

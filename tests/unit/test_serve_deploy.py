@@ -92,6 +92,18 @@ def test_a_failed_deployment_tells_the_cause(run: Path, use: Any) -> None:
         deploy(run)
 
 
+def test_a_replica_without_memory_is_explained(run: Path, use: Any) -> None:
+    """Its own sentence where it has one; Ray's memory monitor ends it without."""
+    own = "Traceback\ntorch.OutOfMemoryError: CUDA out of memory\nRunError: The teacher ran out of memory; lower it."
+    use(FakeDashboard(state("DEPLOY_FAILED", own, "DEPLOY_FAILED")))
+    with pytest.raises(RunError, match=r"Student: RunError: The teacher ran out of memory; lower it\.$"):
+        deploy(run)
+    ended = "A replica failed.\n1 worker(s) were killed due to the node running low on memory.\nSee the logs."
+    use(FakeDashboard(state("DEPLOY_FAILED", ended, "DEPLOY_FAILED")))
+    with pytest.raises(RunError, match=r"Student: a replica ran out of memory; free some.* See the logs\.$"):
+        deploy(run)
+
+
 def test_a_deployment_that_never_starts_ends_in_a_sentence(run: Path, use: Any) -> None:
     use(FakeDashboard(state("DEPLOYING", deployment_status="UPDATING")))
     with pytest.raises(RunError, match="did not run in time"):

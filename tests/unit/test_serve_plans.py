@@ -96,6 +96,41 @@ def test_the_application_fits_on_the_cores_that_there_are(
         assert reserved + 2 * ingress_cpus <= cores, "an update needs room for new replicas beside the old ones"
 
 
+@pytest.mark.parametrize(
+    ("engine", "gpus", "actor"),
+    [("vllm", 0.5, 0.5), ("vllm", 2.0, 2.0), ("transformers", 0.5, 0.5), ("transformers", 2.0, 1.0)],
+)
+def test_the_teacher_knows_the_gpus_that_its_replica_holds(run: Path, engine: str, gpus: float, actor: float) -> None:
+    write_merged(run, heads=4)
+    on_gpus = load_config(CONFIG, None, [f"resources.gpus_per_worker={gpus}", f"serve.teacher_engine={engine}"])
+    bound = build_teacher(
+        TeacherArguments.model_validate(arguments(prepare(str(run), on_gpus), "leader-teacher"))
+    )._bound_deployment
+    assert bound.ray_actor_options["num_gpus"] == actor
+    assert bound.init_args == (str(run), engine, "auto", gpus, CONFIG.features.kv_cache_gb)
+
+
+def test_gpus_that_do_not_divide_the_teacher_are_refused_before_deploying(run: Path) -> None:
+    write_merged(run, heads=9)
+    two = load_config(CONFIG, None, ["resources.gpus_per_worker=2"])
+    with pytest.raises(UserError, match=r"9 attention heads .*gpus_per_worker=2 GPUs; set it to one of 1, 3, 9"):
+        prepare(str(run), two)
+    prepare(str(run), two, with_teacher=False)
+    prepare(str(run), load_config(two, None, ["serve.teacher_engine=transformers"]))
+
+
+def write_merged(run: Path, heads: int) -> None:
+    """The configuration of a merged teacher."""
+    config = {
+        "model_type": "llama",
+        "hidden_size": 8 * heads,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+    }
+    (run / "teacher" / "merged").mkdir()
+    (run / "teacher" / "merged" / "config.json").write_text(json.dumps(config))
+
+
 def test_where_the_student_computes_is_a_setting(run: Path) -> None:
     inside = load_config(CONFIG, None, ["serve.student_replicas=3"])
     bound = ingress(prepare(str(run), inside))

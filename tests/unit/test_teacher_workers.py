@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.rows import row
-from support.workers import small_teacher, tune, tune_by_two
+from support.workers import resume_by_two, small_teacher, tune, tune_by_two
 
 from leader_platform.config import TeacherConfig
 
@@ -32,3 +32,15 @@ def test_two_workers_take_the_steps_that_one_takes_on_all_rows(tmp_path: Path, s
     assert first["prauc"] == second["prauc"] == pytest.approx(alone["prauc"])
     # What comes before and after the layers is kept whole once it was gathered.
     assert first["held"] == pytest.approx(0.5 if sharded else 1.0, abs=0.03)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_resumed_with_and_without_a_shared_backbone(tmp_path: Path) -> None:
+    """And with other settings of memory: what a training that ran out of it is told to change."""
+    large = TeacherConfig(micro_batch_tokens=256, learning_rate=0.01, num_workers=2)
+    small = large.model_copy(update={"shard_backbone": True, "gradient_checkpointing": True, "micro_batch_tokens": 64})
+    first, second = resume_by_two([[large, small, large], [large, large, large]], ROWS, tmp_path)
+    changed, same = first
+    for name, weight in same.items():
+        assert torch.equal(changed[name], second[0][name]), name
+        torch.testing.assert_close(changed[name], weight, atol=1e-4, rtol=1e-3)

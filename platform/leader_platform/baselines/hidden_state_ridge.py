@@ -12,6 +12,7 @@ from leader_platform.baselines.base import Examples, clip, mean_prauc
 from leader_platform.config import Dtype, PromptConfig, TeacherConfig
 from leader_platform.data.prompts import fit_prompt
 from leader_platform.data.records import PatientRecord
+from leader_platform.models.memory import explain_out_of_memory
 from leader_platform.predict import Knowledge
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # Times the number of columns; on the MIMIC-IV demo 3 is best, 1 loses 0.014 of PRAUC and 10 loses 0.003.
 PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+_MEMORY_ADVICE = "lower prompt.max_tokens, use a smaller backbone, or leave it out of evaluate.models"
 
 
 class HiddenStateRidge:
@@ -49,7 +51,8 @@ class HiddenStateRidge:
     def _states(self, records: Sequence[PatientRecord]) -> np.ndarray:
         """float32 [records, hidden]"""
         prompts = [fit_prompt(record, self.titles, self.prompt, self._tokens) for record in records]
-        return self._engine.states([prompt.token_ids for prompt in prompts])
+        with explain_out_of_memory("Reading prompts for hidden_state_ridge", _MEMORY_ADVICE):
+            return self._engine.states([prompt.token_ids for prompt in prompts])
 
     def _tokens(self, text: str) -> list[int]:
         return self._tokenizer(text).input_ids

@@ -18,9 +18,12 @@ from leader_platform.preload import preload_environment
 POOLING_PARAMS: dict[str, Any] = {"use_activation": False}
 
 
-def engine_arguments(dtype: str, max_tokens: int, pooling: str, on_gpu: bool) -> dict[str, Any]:
+_GPU_MEMORY_SHARE = 0.85
+
+
+def engine_arguments(dtype: str, max_tokens: int, pooling: str, gpus: float) -> dict[str, Any]:
     """Arguments of a pooling engine that computes in `dtype`, for prompts of at most `max_tokens` tokens; `pooling` is
-    `last` or `mean`."""
+    `last` or `mean`. `gpus` is what Ray gives the engine: none, a share of one, or several."""
     arguments: dict[str, Any] = {
         "dtype": dtype,
         "max_model_len": max_tokens,
@@ -30,7 +33,19 @@ def engine_arguments(dtype: str, max_tokens: int, pooling: str, on_gpu: bool) ->
     if pooling == "mean":
         # A mean needs all of a prompt's tokens in one piece: none left to the next round, none taken from the cache.
         arguments |= {"enable_chunked_prefill": False, "enable_prefix_caching": False}
-    return {**arguments, "gpu_memory_utilization": 0.85} if on_gpu else arguments
+    return arguments | _gpu_arguments(gpus)
+
+
+def _gpu_arguments(gpus: float) -> dict[str, Any]:
+    """How the engine uses its GPUs: as much of one GPU's memory as its share, or all of several."""
+    if gpus == 0:
+        return {}
+    arguments = {"gpu_memory_utilization": round(_GPU_MEMORY_SHARE * min(gpus, 1.0), 4)}
+    if gpus <= 1:
+        return arguments
+    # One actor with all GPUs, which Ray places on one node, and vLLM's own processes in it: by Ray's executor the
+    # engine's workers would be actors of their own, which may be placed on several nodes.
+    return arguments | {"tensor_parallel_size": int(gpus), "distributed_executor_backend": "mp"}
 
 
 def engine_environment(kv_cache_gb: float, on_gpu: bool, threads: int | None = None) -> dict[str, str]:
@@ -52,10 +67,10 @@ def engine_environment(kv_cache_gb: float, on_gpu: bool, threads: int | None = N
 class VllmEngine:
     """A merged teacher in vLLM's asynchronous pooling engine, for serving: each prompt joins the running batch."""
 
-    def __init__(self, folder: str, dtype: str, max_tokens: int, pooling: str, on_gpu: bool) -> None:
+    def __init__(self, folder: str, dtype: str, max_tokens: int, pooling: str, gpus: float) -> None:
         import vllm
 
-        arguments = engine_arguments(dtype, max_tokens, pooling, on_gpu)
+        arguments = engine_arguments(dtype, max_tokens, pooling, gpus)
         self.engine = vllm.AsyncLLMEngine.from_engine_args(
             vllm.AsyncEngineArgs(model=folder, runner="pooling", convert="embed", **arguments)
         )
