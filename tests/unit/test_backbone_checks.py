@@ -141,7 +141,7 @@ def test_a_share_above_one_gpu_is_refused(gpus: float) -> None:
 
 @pytest.mark.parametrize(("gpus", "expected"), [(0, None), (0.5, 0.5), (1, 1), (4, 1)])
 def test_what_computes_on_one_gpu_holds_no_more(gpus: float, expected: float | None) -> None:
-    assert worker_bundle(ResourcesConfig(gpus_per_worker=gpus)).get("GPU") == expected
+    assert worker_bundle(ResourcesConfig(cpus_per_worker=1, gpus_per_worker=gpus)).get("GPU") == expected
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_a_teacher_that_does_not_fit_names_what_helps(
 ) -> None:
     given: list[Any] = []
 
-    def load(run: str, **others: Any) -> None:
+    def load(run: str, *others: Any) -> None:
         given.append((run, others))
         raise ValueError(
             "Free memory on device cuda:0 (3/80 GiB) on startup is less than desired GPU memory utilization"
@@ -32,5 +32,5 @@ def test_a_teacher_that_does_not_fit_names_what_helps(
 
     monkeypatch.setattr(TeacherPredictor, "load", load)
     with pytest.raises(RunError, match=rf"The teacher ran out of memory; .*{expected}"):
-        Teacher("run", engine, gpus, 3.0)
-    assert given == [("run", {"engine": engine, "gpus": gpus})]
+        Teacher("run", engine, "auto", gpus, 3.0)
+    assert given == [("run", (engine, "auto", gpus))]
