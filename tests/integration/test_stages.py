@@ -116,7 +116,11 @@ def test_features_of_a_killed_run_are_finished_and_not_doubled(
     request = Request(kind="train", stage="features", config=slow, data=data.uri, run=killed.uri)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "leader_jobs", request.model_dump_json()], start_new_session=True, env=environment
+        [sys.executable, "-m", "leader_jobs", request.model_dump_json()],
+        start_new_session=True,
+        env=environment,
+        # On one core, where stages that asked for more than it would wait for each other for ever.
+        preexec_fn=lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}),
     )
     wait_until(lambda: len(chunk_files(killed)) >= 3)
     its_ray = psutil.Process(process.pid).children(recursive=True)
