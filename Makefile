@@ -6,13 +6,15 @@ BIN := $(VENV)/bin
 EXTRA ?= $(or $(patsubst $(VENV)/.installed-%,%,$(firstword $(wildcard $(VENV)/.installed-*))),cpu)
 # Global options of `leader` for `make quickstart`.
 ARGS ?=
+# What `make quickstart` may take.
+MINUTES ?= 10
 STAMP := $(VENV)/.installed-$(EXTRA)
 OTHER := $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*))
 
 .PHONY: quickstart test check lint types fast-tests install clean
 
 quickstart: $(STAMP)
-	$(BIN)/leader $(ARGS) quickstart
+	$(BIN)/leader $(ARGS) quickstart --minutes $(MINUTES)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
