@@ -125,6 +125,9 @@ def test_the_cause_may_stand_in_the_engines_log_alone() -> None:
     advice = ("The engine", "use less", "use more")
     with pytest.raises(RunError, match="use less"):
         explained(RuntimeError(ENGINE_ENDED), *advice, lambda: "torch.OutOfMemoryError: CUDA out of memory")
+    ended = RuntimeError("Worker exit detail: Worker unexpectedly exits with a connection error code 2. End of file.")
+    with pytest.raises(RunError, match="use less"):
+        explained(ended, *advice, lambda: "torch.OutOfMemoryError: CUDA out of memory")
     with pytest.raises(RuntimeError, match="root cause"):
         explained(RuntimeError(ENGINE_ENDED), *advice, lambda: "KeyError: 'layers'")
     with pytest.raises(KeyError):  # what an earlier engine wrote is not the cause of another error

@@ -39,8 +39,9 @@ _TEXTS = re.compile(
 )
 # A cache too small for one prompt needs more memory, where everything else needs less.
 _CACHE_TOO_SMALL = "larger than the available KV cache"
-# vLLM's engine is a process of its own, which logs why it failed and tells its parent no more than this.
-_CAUSE_IN_LOG = ("Engine core initialization failed", "EngineDeadError", "EngineCore encountered an issue")
+# vLLM's engine is a process of its own, which logs why it failed. Its parent knows no more than this; where the engine
+# dies later, Ray Data's actor ends itself.
+_CAUSE_IN_LOG = ("Engine core initialization failed", "EngineDeadError", "Worker unexpectedly exits")
 _LOG_BYTES = 1_000_000
 
 CONTINUE = "run the command again (`leader train` with --resume) to continue from the last checkpoint"
