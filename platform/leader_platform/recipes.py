@@ -21,6 +21,7 @@ def quickstart() -> LeaderConfig:
         recipe="quickstart",
         prompt=PromptConfig(history_visits=1, max_tokens=448),
         teacher=TeacherConfig(
+            depth=1 / 3,
             lora_dropout=0.0,
             learning_rate=1e-4,
             max_epochs=1,
