@@ -13,6 +13,7 @@ callers' keys, `redis_password`. KubeRay makes each cluster's token.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -67,7 +68,10 @@ class Site(BaseModel):
 def render(
     site: Site, config: LeaderConfig, requests: Mapping[str, str], serve_config: Mapping[str, Any]
 ) -> dict[str, list[Manifest]]:
-    """Manifests by file name. `requests` has each stage's request as JSON; `serve_config` is Serve's own."""
+    """Manifests by file name. `requests` has each stage's request as JSON; `serve_config` is Serve's own. A pod with
+    GPUs has at least as many as `config.resources` gives a worker, which would otherwise never be placed."""
+    gpus = max(site.gpu_worker.gpus, math.ceil(config.resources.gpus_per_worker))
+    site = site.model_copy(update={"gpu_worker": site.gpu_worker.model_copy(update={"gpus": gpus})})
     files = {
         "namespace.yaml": [_namespace(site)],
         "networkpolicy.yaml": _network_policies(site),

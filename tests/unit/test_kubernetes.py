@@ -110,6 +110,16 @@ def manifests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return [manifest for file in sorted(out.iterdir()) for manifest in yaml.safe_load_all(file.read_text())]
 
 
+@pytest.mark.parametrize(("gpus", "in_pod"), [("0.5", "1"), ("1", "1"), ("2", "2")])
+def test_a_pod_has_the_gpus_of_its_worker(tmp_path: Path, gpus: str, in_pod: str) -> None:
+    settings = ["--recipe=paper-mimic4", f"--set=resources.gpus_per_worker={gpus}"]
+    result = CliRunner().invoke(app, [*settings, "deploy", "render", "kubernetes", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.exception
+    job = yaml.safe_load((tmp_path / "rayjob-features.yaml").read_text())
+    (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == in_pod
+
+
 def of_kind(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [manifest for manifest in manifests if manifest["kind"] == kind]
 
