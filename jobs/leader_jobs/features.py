@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,20 @@ ENGINE_CPUS = 0.5
 LIGHT = 0.1  # CPUs that a stage asks for which only moves data to or from the engine
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """The samples that are left to read, and where their features go."""
+
+    data: PreparedData
+    run: Run
+    config: LeaderConfig  # its precision is a torch dtype's name
+    bundle: dict[str, float]  # what an engine asks Ray for
+    parts: dict[str, str]  # by sample file: the feature file that answers to it, below `chunks`
+    done: set[str]  # samples whose features are in `chunks`
+    total: int
+    chunks: str
+
+
 def generate_features(data: PreparedData, run: Run, config: LeaderConfig, key: str, progress: Progress) -> None:
     """Write `features/` for all splits, going on from the chunks of an interrupted run with the same `key`."""
     # Another teacher's chunks are no use, even one's of the same settings.
@@ -66,12 +81,13 @@ def generate_features(data: PreparedData, run: Run, config: LeaderConfig, key: s
     dtype = resolve_precision(config.features.dtype, "inference", bundle, progress)
     # What is stored beside the features is what was asked, so that `auto` means its own on another machine.
     resolved = config.model_copy(update={"features": config.features.model_copy(update={"dtype": dtype})})
+    reading = _Reading(data, run, resolved, bundle, parts, done, total, chunks)
     seconds = None
     with progress.task("Features", total, "samples", len(done)) as task:
         if len(done) < total:
             read_log = partial(out_of_memory_lines, since=time.time())
             with explain_out_of_memory("Reading with the teacher", *features_advice(config), read_log):
-                seconds = _generate(data, run, resolved, parts, done, chunks, total, bundle, progress, task)
+                seconds = _generate(reading, progress, task)
     about: dict[str, Any] = {
         "seconds_per_sample": seconds,
         "engine": config.features.engine,
@@ -95,37 +111,26 @@ def _done(chunks: str) -> set[str]:
     return {sample for file in files for sample in storage.read_parquet(file, ["sample_id"])["sample_id"].to_pylist()}
 
 
-def _generate(
-    data: PreparedData,
-    run: Run,
-    config: LeaderConfig,
-    parts: dict[str, str],
-    done: set[str],
-    chunks: str,
-    total: int,
-    bundle: dict[str, float],
-    progress: Progress,
-    task: Task,
-) -> float:
+def _generate(reading: _Reading, progress: Progress, task: Task) -> float:
     """Run the pipeline over the samples that are not `done`, saying how far it has come; returns the seconds that a
     sample takes once the engine is warm."""
     import ray
 
     started = time.time()
+    run, config, bundle = reading.run, reading.config, reading.bundle
     version = run.manifest(TEACHER)["id"]
     with on_every_node(run.path(TEACHER, MERGED), version, bundle, config.features.concurrency) as merged:
-        tokens = _tokens(data, config, parts, done, merged, total - len(done))
         engine = _vllm if config.features.engine == "vllm" else _transformers
-        written = engine(tokens, merged, bundle, config).map_batches(
+        written = engine(_tokens(reading, merged), merged, bundle, config).map_batches(
             _WriteChunks,
-            fn_constructor_args=(run.path(TEACHER), chunks),
+            fn_constructor_args=(run.path(TEACHER), reading.chunks),
             batch_size=config.features.batch_size,
             batch_format="pyarrow",
             num_cpus=LIGHT,
             compute=ray.data.ActorPoolStrategy(size=1),
         )
         times: list[tuple[float, int]] = []
-        counter = FeatureMetrics(total - len(done))
+        counter = FeatureMetrics(reading.total - len(reading.done))
         for row in _after_start(iter(written.iter_rows()), progress):
             counter.written(row["written"])
             task.advance(row["written"])
@@ -155,9 +160,7 @@ def seconds_per_sample(started: float, written: Sequence[tuple[float, int]]) -> 
     return (ended - began) / after_first if after_first else (ended - started) / first
 
 
-def _tokens(
-    data: PreparedData, config: LeaderConfig, parts: dict[str, str], done: set[str], merged: str, num_left: int
-) -> Dataset:
+def _tokens(reading: _Reading, merged: str) -> Dataset:
     """`sample_id`, `token_ids` and `chunk` (where its feature belongs) of the samples not done.
 
     These stages ask for next to no CPU: on a small machine the engine holds what there is, and a stage before it that
@@ -165,9 +168,9 @@ def _tokens(
     """
     import ray
 
-    finished = pa.array(sorted(done), pa.string())
+    config, finished = reading.config, pa.array(sorted(reading.done), pa.string())
     # What an engine has read of a block reaches the disk when the block is done.
-    block = rows_a_block(num_left, config.features.batch_size)
+    block = rows_a_block(reading.total - len(reading.done), config.features.batch_size)
 
     def read(batch: Any) -> pa.Table:
         samples = storage.read_parquet(str(batch["part"][0]), SAMPLE_COLUMNS).slice(int(batch["start"][0]), block)
@@ -176,7 +179,7 @@ def _tokens(
 
     rows = [
         {"part": part, "chunk": name, "start": start}
-        for part, name in parts.items()
+        for part, name in reading.parts.items()
         for start in range(0, storage.num_rows(part), block)
     ]
     return (
@@ -184,7 +187,7 @@ def _tokens(
         .map_batches(read, batch_size=1, num_cpus=LIGHT)
         .map_batches(
             Tokenise,
-            fn_constructor_args=(data.uri, merged, config.prompt),
+            fn_constructor_args=(reading.data.uri, merged, config.prompt),
             batch_format="pyarrow",
             batch_size=config.features.batch_size,
             num_cpus=LIGHT,
