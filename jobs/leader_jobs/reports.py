@@ -59,7 +59,7 @@ def reports(progress: Progress, take: Callable[[dict[str, Any]], None] = lambda 
         over = False
         while not over:
             over = ended.wait(_LOOK_EVERY_S)  # before the last look, so that nothing is missed
-            # By its size: to be told that nothing is there counts as a failed task, red in the dashboard.
+            # By its size: an empty answer counts as a failed task, red in the dashboard.
             for message in opened.queue.get_nowait_batch(opened.queue.size()):
                 if message.keys() == {"task", "done"}:
                     opened.tasks[message["task"]].advance(message["done"])

@@ -96,7 +96,7 @@ class Machine:
         return self.usable_memory() - object_store_bytes if self.usable_memory() < self.memory else None
 
     def threads(self) -> int | None:
-        """Threads that a library must be told to use, since it counts the affinity, which allows more; else None."""
+        """The number of threads to set in a library that counts the affinity, where that allows more; else None."""
         return self.usable_cores() if self.usable_cores() < self.affinity else None
 
 

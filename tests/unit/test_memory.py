@@ -47,7 +47,7 @@ def in_a_task(cause: Exception) -> Exception:
 
 
 def in_an_actors_start(cause: Exception) -> Exception:
-    """As Ray tells of an actor whose `__init__` raised: in a text alone."""
+    """What Ray raises for an actor whose `__init__` raised: a text alone."""
     return ActorDiedError(RayTaskError("__init__", f"Traceback ...\n{type(cause).__name__}: {cause}", cause))
 
 

@@ -36,7 +36,7 @@ def test_two_workers_take_the_steps_that_one_takes_on_all_rows(tmp_path: Path, s
 
 @pytest.mark.slow
 def test_a_checkpoint_is_resumed_with_and_without_a_shared_backbone(tmp_path: Path) -> None:
-    """And with other settings of memory: what a training that ran out of it is told to change."""
+    """And with other settings of memory: those that the out-of-memory sentence names."""
     large = TeacherConfig(micro_batch_tokens=256, learning_rate=0.01, num_workers=2)
     small = large.model_copy(update={"shard_backbone": True, "gradient_checkpointing": True, "micro_batch_tokens": 64})
     first, second = resume_by_two([[large, small, large], [large, large, large]], ROWS, tmp_path)
