@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,8 +102,23 @@ def load_causal_lm(name: str, dtype: torch.dtype, depth: float = 1.0) -> PreTrai
     before and after them. Weights of other layers are not read."""
     from transformers import AutoModelForCausalLM
 
-    arguments = {} if depth == 1 else {"config": _first_layers(_load_config(name), depth)}
-    return _load(AutoModelForCausalLM, name, dtype=dtype, **arguments)
+    if depth == 1:
+        return _load(AutoModelForCausalLM, name, dtype=dtype)
+    with _without_load_report():
+        return _load(AutoModelForCausalLM, name, dtype=dtype, config=_first_layers(_load_config(name), depth))
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """transformers warns of weights in a checkpoint that the model does not have; here they are left out on purpose."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def kept_layers(num_layers: int, depth: float) -> int:
