@@ -1,6 +1,6 @@
 """What a shallower teacher costs in quality and gains in speed, judged by validation patients alone.
 
-Usage: python benchmarks/depth.py --data DIR [--depths 1 0.667 0.333] [--steps 24] [--recipe quickstart]
+Usage: python benchmarks/depth.py --data DIR [--depths 1 0.667 0.333] [--pooling mean] [--steps 24] [--recipe quickstart]
 
 `DIR` is a prepared data set; its test split is not read. For each share of the backbone's layers the head is fitted on
 the untuned states of the training samples, then adapter and head are tuned for `--steps` steps from there, as the stage
@@ -132,20 +132,24 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--recipe", default="quickstart")
     parser.add_argument("--depths", type=float, nargs="+", default=[1.0, 2 / 3, 1 / 3])
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--pooling", choices=["last", "mean"], help="[the recipe's]")
+    parser.add_argument("--steps", type=int, default=24, help="0: the head alone is fitted.")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     cohort, settings = Cohort(arguments.data, arguments), recipe(arguments.recipe).teacher
+    pooling = arguments.pooling or settings.pooling
     dtype = choose(settings.dtype, this_device(), "training")
-    print(f"{len(cohort.rows['train'])} training and {len(cohort.patients)} validation samples, {dtype}")
+    print(
+        f"{len(cohort.rows['train'])} training and {len(cohort.patients)} validation samples, {dtype}, pooling {pooling}"
+    )
     print("depth  head fitted              tuned                    read tokens/s  tune tokens/s")
     reference: list[np.ndarray] = []
     result: dict[str, Any] = {}
     for depth in arguments.depths:
-        config = settings.model_copy(update={"depth": depth, "dtype": dtype})
+        config = settings.model_copy(update={"depth": depth, "dtype": dtype, "pooling": pooling})
         head, fitted, read_rate = fitted_head(cohort, config, depth)
-        after, tune_rate = tuned(cohort, config, head, arguments.steps)
+        after, tune_rate = tuned(cohort, config, head, arguments.steps) if arguments.steps else (fitted, 0.0)
         reference = reference or [fitted, after]
         cells = []
         for found, first in zip((fitted, after), reference, strict=True):
