@@ -1,6 +1,6 @@
 """What a shallower teacher costs in quality and gains in speed, judged by validation patients alone.
 
-Usage: python benchmarks/depth.py --data DIR [--depths 1 0.667 0.333] [--pooling mean] [--steps 24] [--recipe quickstart]
+Usage: python benchmarks/depth.py --data DIR [--recipe R] [--depths 1 0.667 0.333] [--pooling mean] [--steps 24]
 
 `DIR` is a prepared data set; its test split is not read. For each share of the backbone's layers the head is fitted on
 the untuned states of the training samples, then adapter and head are tuned for `--steps` steps from there, as the stage
@@ -141,7 +141,8 @@ def main() -> None:
     pooling = arguments.pooling or settings.pooling
     dtype = choose(settings.dtype, this_device(), "training")
     print(
-        f"{len(cohort.rows['train'])} training and {len(cohort.patients)} validation samples, {dtype}, pooling {pooling}"
+        f"{len(cohort.rows['train'])} training and {len(cohort.patients)} validation samples, {dtype}, "
+        f"pooling {pooling}"
     )
     print("depth  head fitted              tuned                    read tokens/s  tune tokens/s")
     reference: list[np.ndarray] = []
