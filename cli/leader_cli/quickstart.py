@@ -56,7 +56,7 @@ def quickstart(
         if not keep:
             with progress.task("Stopping the cluster"):
                 cluster.down(settings.home)
-    run, took = settings.run(None), _took()
+    run, took = settings.run(None), _took(time.monotonic() - started_at)
     result = {"run": run, "answer": answer.model_dump(mode="json"), "expected_s": plan.by_step(), "took_s": took}
     show(context, result, *answer_tables(answer), _step_table(plan, took))
     remark(answer)
@@ -115,15 +115,15 @@ def _step_table(plan: Plan, took: dict[str, float] | None = None) -> Table:
     return table
 
 
-def _took() -> dict[str, float]:
-    """Seconds of each step of the plan, as the tasks of their names took."""
-    from leader_jobs.quickstart_plan import STEPS
+def _took(seconds: float) -> dict[str, float]:
+    """Seconds of each step of the plan, as the tasks of their names took, of `seconds` in all."""
+    from leader_jobs.quickstart_plan import AROUND, STEPS
 
-    seconds = dict.fromkeys(STEPS, 0.0)
+    took = dict.fromkeys(STEPS, 0.0)
     for ended in progress.ended:
-        if ended.name in seconds:
-            seconds[ended.name] += ended.seconds
-    return seconds
+        if ended.name in took:
+            took[ended.name] += ended.seconds
+    return took | {AROUND: seconds - sum(took.values())}
 
 
 def _own_workspace(context: typer.Context) -> Settings:

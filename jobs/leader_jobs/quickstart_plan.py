@@ -18,8 +18,9 @@ from leader_platform.config import LeaderConfig
 
 # The steps, by the names of the tasks that they are; those of training are the pipeline's.
 DATA, EVALUATE, SERVE = "Data set", "Evaluating", "Serving"
+AROUND = "Measuring, Ray and jobs"  # no task: what is left of the whole
 _TRAINED = tuple(f"Stage {name}" for name in ("teacher", "features", "titles", "distill", "student"))
-STEPS = (DATA, *_TRAINED, EVALUATE, SERVE)
+STEPS = (DATA, *_TRAINED, EVALUATE, SERVE, AROUND)
 
 # Part of the budget that a plan fills: other programs and a machine that slows down need the rest.
 _FILLED = 0.85
@@ -130,5 +131,6 @@ def expected(patients: int, config: LeaderConfig, speed: Speed) -> tuple[Step, .
         slower * 25 + 0.03 * samples,
         slower * 15 + 0.01 * samples,
         slower * 60,
+        slower * 75,
     )
     return tuple(Step(name, each) for name, each in zip(STEPS, seconds, strict=True))
