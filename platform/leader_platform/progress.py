@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from typing import Any
 
-# Seconds between two lines of an open task; issue 13 allows ten.
+# Seconds between two lines of an open task: nothing is silent for ten.
 LINE_EVERY_S = 8.0
 # The same for a job's log, which a bar on a terminal is drawn from.
 JOB_LINE_EVERY_S = 3.0
