@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -81,11 +82,12 @@ def ray_local(s3_server: str) -> Iterator[None]:
     from leader_platform.ray_session import ray_session
     from leader_platform.surroundings import cache_folder
 
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("XDG_CACHE_HOME", str(cache_folder()))  # the embedded model is converted once a machine
-        environment.setenv("HOME", "/dev/null")  # which root cannot make either
-        with ray_session(num_cpus=2):
-            yield
+    with ExitStack() as session:
+        with pytest.MonkeyPatch.context() as environment:  # of Ray and its workers, and of no test after these
+            environment.setenv("XDG_CACHE_HOME", str(cache_folder()))  # the embedded model is converted once a machine
+            environment.setenv("HOME", "/dev/null")  # which root cannot make either
+            session.enter_context(ray_session(num_cpus=2))
+        yield
 
 
 @pytest.fixture(scope="package")
@@ -108,6 +110,7 @@ def config(tiny_backbone: Path) -> LeaderConfig:
     settings = [
         f"teacher.backbone={json.dumps(str(tiny_backbone))}",
         "teacher.dtype=float32",
+        "teacher.pooling=last",  # of one random layer, whose mean learns little in twelve steps
         "teacher.max_steps=12",
         # A head that begins at nothing learns how frequent medications are; random weights tell no more than that.
         "teacher.head_prior_bias=false",

@@ -45,7 +45,7 @@ def test_every_stage_reads_and_writes_it(ray_local: None, object_store: str, raw
 
     records = [PatientRecord.from_sample(row) for row in data.samples("test").to_pylist()]
     assert StudentPredictor.load(run.uri).predict(records).shape == (len(records), len(data.vocabulary.medications))
-    scores, _ = asyncio.run(TeacherPredictor.load(run.uri, engine="transformers").predict(records))
+    scores, _ = asyncio.run(TeacherPredictor.load(run.uri, "transformers", "float32").predict(records))
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-read_features(run, data, "test", "logits"))), atol=1e-5)
 
     assert not storage.list_files(run.path("training"), recursive=True), "scratch is left"

@@ -20,7 +20,7 @@ from leader_platform.data.drugs import DrugMap
 from leader_platform.data.samples import SPLITS
 from leader_platform.data.sources import SOURCES
 from leader_platform.errors import UserError, find_cause
-from leader_platform.progress import LineProgress
+from leader_platform.progress import SILENT, LineProgress
 from leader_platform.settings import load_config
 
 pytestmark = pytest.mark.slow
@@ -147,7 +147,9 @@ def test_a_part_that_another_node_cannot_see_is_told(
 ) -> None:
     source = SOURCES["mimic4"]
     directory = str(tmp_path / "events")
-    events = write_events(source, source.open_tables(str(raw)), DrugMap.from_package(), config, directory, "OUT")
+    events = write_events(
+        source, source.open_tables(str(raw)), DrugMap.from_package(), config, directory, "OUT", SILENT
+    )
     assert len(events.read("medications", 0)) > 0
     (tmp_path / "events/medications/shard-00000.arrow").unlink()
     with pytest.raises(UserError, match="shared storage"):

@@ -81,7 +81,7 @@ def test_the_teacher_learns_and_exports_what_it_learnt(run: Run, data: PreparedD
     from leader_platform.models.backbone import load_causal_lm, load_tokenizer
     from leader_platform.models.teacher import pad_tokens, pooled_states
 
-    decoder = load_causal_lm(config.teacher.backbone, torch.float32).get_decoder()
+    decoder = load_causal_lm(config.teacher.backbone, torch.float32, config.teacher.depth).get_decoder()
     tuned = PeftModel.from_pretrained(decoder, run.path("teacher", "adapter")).eval()
     assert any(weight.abs().sum() > 0 for name, weight in tuned.named_parameters() if "lora_B" in name)
     rows = data.samples("test").to_pylist()
@@ -90,7 +90,7 @@ def test_the_teacher_learns_and_exports_what_it_learnt(run: Run, data: PreparedD
     fitting = [index for index, ids in enumerate(tokens) if len(ids) <= config.prompt.max_tokens]
     assert fitting
     with torch.inference_mode():
-        states = pooled_states(tuned, *pad_tokens([tokens[index] for index in fitting], 0))
+        states = pooled_states(tuned, *pad_tokens([tokens[index] for index in fitting], 0), config.teacher.pooling)
     previous = [data.vocabulary.previous_labels(records[index]) for index in fitting]
     logits = load_head(run.path("teacher")).logits(states.numpy(), previous)
     np.testing.assert_allclose(read_features(run, data, "test", "hidden_state")[fitting], states, atol=2e-5)

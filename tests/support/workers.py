@@ -13,7 +13,7 @@ from support.small_llama import small_llama
 from torch.multiprocessing import spawn
 
 from leader_jobs.teacher_checkpoint import Tuning, copied, trainable
-from leader_jobs.teacher_steps import Row, optimizer_and_schedule, train_step, validation_prauc
+from leader_jobs.teacher_steps import Row, gradient_scaler, optimizer_and_schedule, train_step, validation_prauc
 from leader_jobs.teacher_workers import shard_backbone
 from leader_platform.config import TeacherConfig
 from leader_platform.models.teacher import MedicationHead, Teacher, with_adapter
@@ -57,7 +57,9 @@ def _take_steps(chain: list[TeacherConfig], rows: list[Row], checkpoint: Path) -
         model = small_teacher(config)
         if config.shard_backbone:
             shard_backbone(model, torch.device("cpu"))
-        tuning = Tuning(model, *optimizer_and_schedule(model, config, 10))
+        tuning = Tuning(
+            model, *optimizer_and_schedule(model, config, 10), gradient_scaler("float32", torch.device("cpu"))
+        )
         if number:
             tuning.restore(checkpoint)
         train_step(model, rows, 0, tuning.optimizer, None, config)
