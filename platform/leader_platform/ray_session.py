@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -123,6 +124,8 @@ def _set_up_ray_data() -> None:
     # Ray 2.60's second reader of Parquet starts thirty actors to read footers, of our few files too: 2.5 s where the
     # first takes 0.1, and thirty dead workers in the dashboard.
     context.use_datasource_v2 = False
+    # Only by these can the restarts of a stage's actors be bounded in Ray 2.60.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     logging.getLogger("ray._private.worker").setLevel(logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
