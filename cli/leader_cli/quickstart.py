@@ -78,7 +78,7 @@ def _planned(settings: Settings, minutes: float, patients: int | None) -> tuple[
     threads = config.resources.on([{"CPU": usable_cores()}]).threads
     with progress.task("Measuring what this machine does"):
         teacher, use_gpu = config.teacher, config.resources.gpus_per_worker > 0
-        speed = measure_speed(SpeedRequest(teacher=teacher, num_threads=threads, use_gpu=use_gpu))
+        speed = measure_speed(SpeedRequest(teacher=teacher, num_threads=threads, use_gpu=use_gpu, repeats=2))
     log(
         f"With {speed.depth:.0%} of its layers {config.teacher.backbone} reads {speed.read_tokens_per_s:,.0f} tokens/s "
         f"in {speed.read_dtype} and tunes on {speed.train_tokens_per_s:,.0f} tokens/s in {speed.train_dtype}."

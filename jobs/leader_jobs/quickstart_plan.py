@@ -29,7 +29,7 @@ _SAMPLES_PER_PATIENT = 2.3
 _PROMPT_TOKENS = ((192, 256, 320, 384, 448, 640, 1024, 2048), (141, 157, 166, 180, 218, 290, 380, 440))
 _TITLE_TOKENS = 7000.0
 # The fixed seconds below are of a machine that imports the libraries in this time.
-_REFERENCE_START_S = 3.0
+_REFERENCE_START_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,14 @@ def expected(patients: int, config: LeaderConfig, speed: Speed) -> tuple[Step, .
     titles = _TITLE_TOKENS / (speed.read_tokens_per_s * speed.depth / config.student.title_depth)
     tuning = num_steps * per_step * prompt / train + validations * validation * prompt / read
     seconds = (
-        slower * 25 + 0.01 * patients,
-        slower * 55 + (training + validation) * prompt / read + tuning,
-        slower * 45 + samples * prompt / read,
+        slower * 18 + 0.01 * patients,
+        slower * 45 + (training + validation) * prompt / read + tuning,
+        slower * 35 + samples * prompt / read,
         slower * 10 + titles,
-        slower * 25 + 0.03 * samples,
-        slower * 25 + 0.03 * samples,
-        slower * 15 + 0.01 * samples,
-        slower * 60,
-        slower * 75,
+        slower * 20 + 0.03 * samples,
+        slower * 16 + 0.03 * samples,
+        slower * 12 + 0.01 * samples,
+        slower * 40,
+        slower * 65,
     )
     return tuple(Step(name, each) for name, each in zip(STEPS, seconds, strict=True))
