@@ -6,15 +6,15 @@ BIN := $(VENV)/bin
 EXTRA ?= $(or $(patsubst $(VENV)/.installed-%,%,$(firstword $(wildcard $(VENV)/.installed-*))),cpu)
 # Global options of `leader` for `make quickstart`.
 ARGS ?=
-# What `make quickstart` may take.
-MINUTES ?= 10
+# What `make quickstart` may take; by default ten minutes at most.
+MINUTES ?=
 STAMP := $(VENV)/.installed-$(EXTRA)
 OTHER := $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*))
 
 .PHONY: quickstart test check lint types fast-tests install clean
 
 quickstart: $(STAMP)
-	$(BIN)/leader $(ARGS) quickstart --minutes $(MINUTES)
+	$(BIN)/leader $(ARGS) quickstart $(if $(MINUTES),--minutes $(MINUTES))
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

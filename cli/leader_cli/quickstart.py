@@ -32,8 +32,9 @@ CONFIGURATION = "quickstart.yaml"  # in the workspace: all settings of the run
 def quickstart(
     context: typer.Context,
     minutes: Annotated[
-        float, typer.Option(min=1, help="Minutes that it may take; cohort, prompts, depth and steps are chosen to fit.")
-    ] = 10,
+        float | None,
+        typer.Option(min=1, help="Minutes that it may take: cohort, prompts, depth and steps fit them [10 at most]."),
+    ] = None,
     patients: Annotated[
         int | None, typer.Option(min=1, help="Patients of the synthetic cohort [chosen by --minutes].")
     ] = None,
@@ -41,13 +42,15 @@ def quickstart(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the cluster and the application running.")] = False,
 ) -> None:
     """Synthesise patients, prepare, tune, distill, evaluate, serve, and recommend, on a local cluster of its own."""
+    from leader_jobs.quickstart_plan import DEFAULT_MINUTES
     from leader_platform import cluster
 
     started_at = time.monotonic()
     settings, plan = _planned(_with_free_serve_port(_own_workspace(context)), minutes, patients)
     context.obj = settings
     patients = patients or plan.size.patients
-    _show_plan(context, plan, minutes, patients)
+    budget = minutes or DEFAULT_MINUTES
+    _show_plan(context, plan, budget, patients)
     state, _ = cluster.up(settings.home, dashboard_port=take_port(cluster.DASHBOARD_PORT, "Ray's dashboard", log))
     log(f"Ray dashboard: {state.dashboard_url}")
     try:
@@ -60,13 +63,13 @@ def quickstart(
     result = {"run": run, "answer": answer.model_dump(mode="json"), "expected_s": plan.by_step(), "took_s": took}
     show(context, result, *answer_tables(answer), _step_table(plan, took))
     remark(answer)
-    log(f"Done in {(time.monotonic() - started_at) / 60:.1f} minutes, of {minutes:g} that it was given.")
+    log(f"Done in {(time.monotonic() - started_at) / 60:.1f} minutes, of {budget:g} that it might take.")
     log(f"The run is in {run}, its metrics in {run}/evaluation/metrics.json, the data set in {settings.data(None)}.")
     file = settings.home / CONFIGURATION
     log(f"Again, or elsewhere: leader --config {shlex.quote(str(file))} quickstart --patients {patients} --seed {seed}")
 
 
-def _planned(settings: Settings, minutes: float, patients: int | None) -> tuple[Settings, Plan]:
+def _planned(settings: Settings, minutes: float | None, patients: int | None) -> tuple[Settings, Plan]:
     """The settings with those that fit the budget on this machine, which are stored in the workspace; a user's own
     settings stand above them."""
     from leader_jobs.quickstart_plan import plan

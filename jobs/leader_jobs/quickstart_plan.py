@@ -72,6 +72,9 @@ SIZES = (
     Size(1500, 640, 1 / 3, 200),
     Size(2500, 1024, 1 / 3, 300),
 )
+# Without a budget of the user's: what shows every part at work, in no more time than it needs.
+DEFAULT_MINUTES = 10.0
+_ENOUGH_PATIENTS = 240
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,17 @@ class Plan:
 
 
 def plan(
-    minutes: float, speed: Speed, configured: Callable[[dict[str, Any]], LeaderConfig], patients: int | None = None
+    minutes: float | None,
+    speed: Speed,
+    configured: Callable[[dict[str, Any]], LeaderConfig],
+    patients: int | None = None,
 ) -> Plan:
-    """The largest size that fits `minutes`, else the smallest there is. `configured` gives the whole configuration with
+    """The largest size that fits `minutes`, else the smallest there is; without a budget no larger than is enough to
+    show every part at work. `configured` gives the whole configuration with
     a size's settings in it, in which a user's own settings stand; `patients` overrides the cohort's size."""
     plans = [Plan(size, expected(patients or size.patients, configured(size.settings()), speed)) for size in SIZES]
+    if minutes is None:
+        minutes, plans = DEFAULT_MINUTES, [each for each in plans if each.size.patients <= _ENOUGH_PATIENTS]
     fitting = [each for each in plans if each.seconds <= 60 * minutes * _FILLED]
     return fitting[-1] if fitting else plans[0]
 

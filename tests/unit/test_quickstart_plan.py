@@ -51,6 +51,12 @@ def test_every_machine_gets_what_fits_its_ten_minutes() -> None:
     assert SIZES.index(slow.size) < SIZES.index(fast.size)
 
 
+def test_without_a_budget_a_fast_machine_takes_no_more_than_is_enough() -> None:
+    assert plan(None, AMX, configured).seconds < 360
+    assert plan(None, AMX, configured).size.patients == 240
+    assert plan(None, AVX2, configured).size == chosen(10, AVX2).size
+
+
 def test_more_minutes_are_used() -> None:
     sizes = [SIZES.index(chosen(minutes, AVX2).size) for minutes in (8, 12, 30, 120)]
     assert sizes == sorted(set(sizes))
