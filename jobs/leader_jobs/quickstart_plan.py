@@ -74,7 +74,7 @@ SIZES = (
 )
 # Without a budget of the user's: what shows every part at work, in no more time than it needs.
 DEFAULT_MINUTES = 10.0
-_ENOUGH_PATIENTS = 240
+_ENOUGH_PATIENTS = 220
 
 
 @dataclass(frozen=True)
