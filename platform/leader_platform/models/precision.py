@@ -1,9 +1,8 @@
 """The floating-point format that a language model computes in: what `dtype: auto` means on the device at hand.
 
 A format that the hardware does not multiply natively is emulated, and slower than float32. SmolLM2-135M on two cores,
-tokens per second read, float32 and bfloat16: AVX2 alone 378 and 80, AVX512-BF16 329 and 527, AMX 850 and 2,285
-(docs/LOG.md). `auto` takes the fastest format that is native, so each machine gets its own; what was chosen is recorded
-with what it made.
+tokens per second read, float32 and bfloat16: AVX2 alone 378 and 80, AVX512-BF16 690 and 1,336 (docs/LOG.md). `auto`
+takes the fastest format that is native, so each machine gets its own; what was chosen is recorded with what it made.
 """
 
 from __future__ import annotations
