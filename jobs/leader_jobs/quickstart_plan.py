@@ -54,7 +54,8 @@ class Size:
         }
 
 
-# Smallest first. The depth is a third (docs/LOG.md: as good as the whole by validation patients) but on the slowest.
+# Smallest first. The depth is a third (docs/LOG.md: as good as the whole by validation patients), and on the slowest
+# machines a sixth, whose quality was not measured: there every part is to be seen at work in the time there is.
 SIZES = (
     Size(60, 192, 1 / 6, 4),
     Size(80, 256, 1 / 6, 8),
